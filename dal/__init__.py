@@ -1,0 +1,87 @@
+"""workflow-dal: everything a workflow server keeps, on SQLite or PostgreSQL, with the same behaviour."""
+
+from dal import errors
+from dal.core.cursors import Page
+from dal.core.face import Async, Sync
+from dal.core.rows import Json
+from dal.dal import Dal, Health, Tx, aconnect, connect
+from dal.errors import (
+    AlreadyExists,
+    AlreadyPublished,
+    CatalogError,
+    Closed,
+    Conflict,
+    ConstraintViolated,
+    CorruptDatabase,
+    DalError,
+    DiskFull,
+    HandleTaken,
+    IdempotencyConflict,
+    Invalid,
+    InvalidState,
+    InvalidTransition,
+    NotFound,
+    NotPublished,
+    OutcomeUnknown,
+    Overloaded,
+    ReadOnly,
+    RevisionConflict,
+    RunNotFound,
+    SchemaError,
+    TransactionAborted,
+    Unavailable,
+    VersionNotFound,
+    WorkflowArchived,
+    WorkflowNotFound,
+)
+from dal.settings import Settings
+from dal.stores.runs import Run, RunStatus
+from dal.stores.versions import Version
+from dal.stores.workflows import DraftAccess, Event, Workflow
+
+__all__ = [
+    "AlreadyExists",
+    "AlreadyPublished",
+    "Async",
+    "CatalogError",
+    "Closed",
+    "Conflict",
+    "ConstraintViolated",
+    "CorruptDatabase",
+    "Dal",
+    "DalError",
+    "DiskFull",
+    "DraftAccess",
+    "Event",
+    "HandleTaken",
+    "Health",
+    "IdempotencyConflict",
+    "Invalid",
+    "InvalidState",
+    "InvalidTransition",
+    "Json",
+    "NotFound",
+    "NotPublished",
+    "OutcomeUnknown",
+    "Overloaded",
+    "Page",
+    "ReadOnly",
+    "RevisionConflict",
+    "Run",
+    "RunNotFound",
+    "RunStatus",
+    "SchemaError",
+    "Settings",
+    "Sync",
+    "TransactionAborted",
+    "Tx",
+    "Unavailable",
+    "Version",
+    "VersionNotFound",
+    "Workflow",
+    "WorkflowArchived",
+    "WorkflowNotFound",
+    "aconnect",
+    "connect",
+    "errors",
+]

@@ -1,0 +1,264 @@
+"""One async body, two typed faces.
+
+A store's method is written once, as a coroutine function. A decorator makes it a descriptor, and a phantom type
+parameter says what a caller gets: ``Store[Sync]`` answers, ``Store[Async]`` answers once awaited. How the body is run
+is the engine's business; this module knows no database.
+
+A body runs up to its first query before any connection is taken: it yields NEED when that query's arguments are checked
+and encoded. So bad input is refused without a connection, and what a caller changes after the call is not stored.
+"""
+
+from __future__ import annotations
+
+import functools
+import random
+import time
+import types
+from collections.abc import Callable, Coroutine, Generator, Iterator
+from contextvars import ContextVar
+from dataclasses import dataclass
+from datetime import datetime
+from typing import (
+    TYPE_CHECKING,
+    Any,
+    Concatenate,
+    Generic,
+    Literal,
+    NoReturn,
+    ParamSpec,
+    Protocol,
+    TypeAlias,
+    TypeVar,
+    overload,
+)
+
+from dal.core.rows import Applied
+from dal.errors import RETRYABLE, DalError, InvalidState, NotFound
+
+
+class _Need:
+    """Awaited by a body's first query: its arguments are checked and encoded, now a session is needed."""
+
+    def __await__(self) -> Generator[object, None, None]:
+        yield NEED
+
+
+NEED = _Need()
+
+
+class View:
+    """The queries as a store's body sees them. The catalog makes a subclass with a method for each query.
+
+    session: None until the engine, asked through NEED, sets it.
+    """
+
+    __slots__ = ("session",)
+    session: Any
+
+    def __init__(self, session: Any = None) -> None:
+        self.session = session
+
+
+if TYPE_CHECKING:
+    from dal.core.queries import Queries
+else:
+    Queries = View
+
+__all__ = ["Async", "Queries", "Store", "Sync", "applied", "missing", "statement", "transaction"]
+
+
+class Sync:
+    """The face of blocking code: methods return their answer."""
+
+
+class Async:
+    """The face of asyncio code: methods return an awaitable of their answer."""
+
+
+M = TypeVar("M", Sync, Async)
+S = TypeVar("S", contravariant=True)
+P = ParamSpec("P")
+T = TypeVar("T")
+
+Kind: TypeAlias = Literal["read", "write", "transaction"]
+Isolation: TypeAlias = Literal["read committed", "repeatable read", "serializable"]
+
+
+class Runner(Protocol):
+    """An engine, or a transaction of one: runs the body of a method, blocking or as a coroutine."""
+
+    def __call__(self, method: Method[Any, ..., Any], store: Any, /, *args: Any, **kwargs: Any) -> Any: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """How a transaction is opened. SQLite is always serializable; there isolation asks for nothing more."""
+
+    read_only: bool = False
+    isolation: Isolation | None = None
+
+
+class Store(Generic[M]):
+    """The base of every store: a runner, and the clock that stamps what it writes."""
+
+    def __init__(self, runner: Runner, clock: Callable[[], datetime]) -> None:
+        self._runner = runner
+        self.clock = clock
+
+
+class Method(Generic[S, P, T]):
+    """A store's method, seen through an instance as a plain callable of the store's face."""
+
+    def __init__(
+        self, body: Callable[Concatenate[S, Queries, P], Coroutine[Any, Any, T]], kind: Kind, options: Options
+    ) -> None:
+        self.body = body
+        self.kind = kind
+        self.options = options
+        functools.update_wrapper(self, body)  # type: ignore[arg-type]  # a descriptor is documented like a function
+
+    @overload
+    def __get__(self, store: None, owner: object) -> Method[S, P, T]: ...
+    @overload
+    def __get__(self, store: Store[Sync], owner: object) -> Callable[P, T]: ...
+    @overload
+    def __get__(self, store: Store[Async], owner: object) -> Callable[P, Coroutine[Any, Any, T]]: ...
+    def __get__(self, store: Any, owner: object) -> Any:
+        if store is None:
+            return self
+        return functools.partial(store._runner, self, store)
+
+
+Body: TypeAlias = Callable[Concatenate[S, Queries, P], Coroutine[Any, Any, T]]
+
+
+@overload
+def statement(body: Body[S, P, T], /) -> Method[S, P, T]: ...
+@overload
+def statement(*, write: bool = False) -> Callable[[Body[S, P, T]], Method[S, P, T]]: ...
+def statement(body: Any = None, /, *, write: bool = False) -> Any:
+    """A method of one statement, autocommitted: a read, or with ``write=True`` a write."""
+    kind: Kind = "write" if write else "read"
+    if body is not None:
+        return Method(body, kind, Options())
+    return lambda body: Method(body, kind, Options())
+
+
+@overload
+def transaction(body: Body[S, P, T], /) -> Method[S, P, T]: ...
+@overload
+def transaction(
+    *, read_only: bool = False, isolation: Isolation | None = None
+) -> Callable[[Body[S, P, T]], Method[S, P, T]]: ...
+def transaction(body: Any = None, /, *, read_only: bool = False, isolation: Isolation | None = None) -> Any:
+    """A method of several statements, all or nothing. It may be run again after a deadlock or a lost race, so it must
+    have no effect but its queries."""
+    if body is not None:
+        return Method(body, "transaction", Options())
+    return lambda body: Method(body, "transaction", Options(read_only, isolation))
+
+
+# --- driving a body ---------------------------------------------------------------------------------------------------
+
+
+class Started(Generic[T]):
+    """A body that has run up to its first query. done: it needed none and its answer is ``value``."""
+
+    __slots__ = ("_body", "_name", "_view", "done", "value")
+
+    def __init__(self, method: Method[Any, ..., T], store: Any, view: View, args: Any, kwargs: Any) -> None:
+        self._view = view
+        self._name = method.body.__qualname__
+        self._body = method.body(store, view, *args, **kwargs)  # type: ignore[arg-type]  # Queries is a View at run time
+        self.done = False
+        self.value: T
+        try:
+            asked = self._body.send(None)
+        except StopIteration as stop:
+            self.done, self.value = True, stop.value
+        else:
+            if asked is not NEED:
+                raise self._misuse()
+
+    def finish(self, session: Any) -> T:
+        """Run the rest on a session that never suspends. Raises TypeError if the body awaits anything else."""
+        self._view.session = session
+        try:
+            self._body.send(None)
+        except StopIteration as stop:
+            answer: T = stop.value
+            return answer
+        raise self._misuse()
+
+    @types.coroutine
+    def resume(self, session: Any) -> Generator[Any, Any, T]:
+        """Run the rest on a session that awaits its driver."""
+        self._view.session = session
+        answer: T = yield from self._body
+        return answer
+
+    def _misuse(self) -> TypeError:
+        self._body.close()
+        return TypeError(f"{self._name} awaits something that is no query; a store's body awaits its queries only")
+
+
+# --- running again what lost a race ---
+
+
+def delays(seconds: float) -> Iterator[float]:
+    """How long to wait before each further attempt, with jitter, until ``seconds`` have passed since the first."""
+    end = time.monotonic() + seconds
+    delay = 0.005
+    while time.monotonic() + delay < end:
+        yield delay * random.uniform(0.5, 1.5)  # noqa: S311 - spreads callers, protects nothing
+        delay = min(delay * 2, 0.5)
+
+
+def may_run_again(error: DalError) -> bool:
+    """Whether nothing was done because two transactions collided."""
+    return error.code in RETRYABLE
+
+
+# --- the transaction a caller is in -----------------------------------------------------------------------------------
+
+
+class OpenUnit(Protocol):
+    """A transaction in progress. owner: the engine it belongs to."""
+
+    owner: object
+    ended: bool
+
+
+_current: ContextVar[OpenUnit | None] = ContextVar("dal_transaction", default=None)
+
+
+def refuse_nested(owner: object) -> None:
+    """Refuse a call on a database inside whose transaction the caller is: it would wait for itself, or not see it."""
+    unit = _current.get()
+    if unit is not None and unit.owner is owner and not unit.ended:
+        raise InvalidState("inside 'with db.transaction() as tx' call tx.…, not db.…")
+
+
+def enter(unit: OpenUnit) -> OpenUnit | None:
+    """Make a unit the caller's current one; returns the one before, for ``leave``."""
+    before = _current.get()
+    _current.set(unit)
+    return before
+
+
+def leave(before: OpenUnit | None) -> None:
+    """End what ``enter`` began. A plain set: frameworks may leave in another context than they entered in."""
+    _current.set(before)
+
+
+# --- what stores say of an answer -------------------------------------------------------------------------------------
+
+
+def missing(error: type[NotFound], what: object) -> NoReturn:
+    """Raise ``error`` about what was asked for; made to stand behind ``or``."""
+    raise error(str(what)[:200].encode("ascii", "backslashreplace").decode())
+
+
+def applied(answer: Applied[T] | None, error: type[NotFound], what: object) -> Applied[T]:
+    """The answer of a conditional write; no answer means that what it was to change does not exist."""
+    return answer or missing(error, what)

@@ -1,0 +1,126 @@
+"""The named queries as a store's body sees them. Written by `make generate` from sql/postgres/*.sql."""
+
+from collections.abc import Sequence
+from datetime import datetime
+from uuid import UUID
+
+from dal.core.rows import Applied, Json
+from dal.core.schema import AppliedMigration, SchemaColumn, SchemaIndex, SchemaReference
+from dal.stores.runs import Run
+from dal.stores.versions import Version
+from dal.stores.workflows import Event, Workflow
+
+class Queries:
+    async def create_migrations_table(self) -> int:
+        """meta.sql: The ledger of migrations; there before the first of them."""
+
+    async def get_migrations_table(self) -> bool | None:
+        """meta.sql: Whether the ledger is there, as seen along the search path."""
+
+    async def list_migrations(self) -> list[AppliedMigration]:
+        """meta.sql: The migrations a database has had, in order."""
+
+    async def create_migration(self, *, version: int, name: str, sha256: str, applied_at: datetime, duration_ms: int, app_version: str) -> int:
+        """meta.sql: Note a migration in the transaction that made it."""
+
+    async def get_schema_version(self) -> int | None:
+        """meta.sql: The newest migration a database has had; null for none."""
+
+    async def list_schema_columns(self) -> list[SchemaColumn]:
+        """meta.sql: Every column of the current schema: table, column, declared type, whether it may be null, place in the primary key."""
+
+    async def list_schema_indexes(self) -> list[SchemaIndex]:
+        """meta.sql: Every index of the current schema that is not a primary key: its columns in order with their direction, its predicate, and whether it can be used."""
+
+    async def list_schema_references(self) -> list[SchemaReference]:
+        """meta.sql: Every foreign key of the current schema: from which columns to which, and what a delete does."""
+
+    async def create_run(self, *, id: UUID, workflow_id: UUID, version_id: UUID | None, triggered_by: str, inputs: Json, runnable_config: Json | None, tags: Json, callbacks: Json, metadata: Json, name: str | None, idempotency_key: str | None, actor: str, now: datetime) -> Applied[Run] | None:
+        """runs.sql: A pending run of a version, the latest if version_id is null. The row is the first run if the idempotency key was used before: its id is not the one given. Refused with 'archived', or with 'version' if the workflow has no such version."""
+
+    async def get_run(self, *, run_id: UUID) -> Run | None:
+        """runs.sql: One run."""
+
+    async def list_runs(self, *, workflow_id: UUID, after_at: datetime, after_id: UUID, limit: int) -> list[Run]:
+        """runs.sql: Runs of a workflow, newest first, one page."""
+
+    async def list_runs_by_status(self, *, workflow_id: UUID, status: str, after_at: datetime, after_id: UUID, limit: int) -> list[Run]:
+        """runs.sql: Runs of a workflow in one state, newest first, one page."""
+
+    async def mark_run_running(self, *, run_id: UUID, actor: str, now: datetime) -> Applied[Run] | None:
+        """runs.sql: pending → running. Refused with the state found."""
+
+    async def mark_run_succeeded(self, *, run_id: UUID, output: Json, actor: str, now: datetime) -> Applied[Run] | None:
+        """runs.sql: running → succeeded. Refused with the state found."""
+
+    async def mark_run_failed(self, *, run_id: UUID, error: str, actor: str, now: datetime) -> Applied[Run] | None:
+        """runs.sql: pending or running → failed. Refused with the state found."""
+
+    async def mark_run_cancelled(self, *, run_id: UUID, reason: str | None, actor: str, now: datetime) -> Applied[Run] | None:
+        """runs.sql: pending or running → cancelled, the reason kept as the run's error. Refused with the state found."""
+
+    async def list_run_events(self, *, run_id: UUID, after: int, limit: int) -> list[Event]:
+        """runs.sql: The audit trail of a run, oldest first, one page; after is 0 for the first."""
+
+    async def create_version(self, *, id: UUID, workflow_id: UUID, graph: Json, graph_hash: str, mermaid: str | None, metadata: Json, runnable_config: Json | None, notes: str | None, actor: str, now: datetime) -> Applied[Version] | None:
+        """versions.sql: The next version. Refused with 'archived'."""
+
+    async def get_version(self, *, id: UUID) -> Version | None:
+        """versions.sql: One version."""
+
+    async def get_version_number(self, *, workflow_id: UUID, number: int) -> Version | None:
+        """versions.sql: A workflow's version with this number."""
+
+    async def get_version_latest(self, *, workflow_id: UUID) -> Version | None:
+        """versions.sql: A workflow's version with the highest number."""
+
+    async def get_version_by_hash(self, *, workflow_id: UUID, graph_hash: str) -> Version | None:
+        """versions.sql: A workflow's newest version whose graph has this content hash."""
+
+    async def list_versions(self, *, workflow_id: UUID, before: int, limit: int) -> list[Version]:
+        """versions.sql: Versions of a workflow, newest first, one page; before is the largest integer for the first."""
+
+    async def list_versions_numbered(self, *, workflow_id: UUID, numbers: Sequence[int]) -> list[Version]:
+        """versions.sql: The versions of a workflow that have these numbers, lowest first."""
+
+    async def update_version_config(self, *, workflow_id: UUID, number: int, runnable_config: Json | None, actor: str, now: datetime) -> Version | None:
+        """versions.sql: Set or clear a version's runnable_config."""
+
+    async def create_workflow(self, *, id: UUID, handle: str | None, name: str, slug: str, description: str | None, tags: Json, draft_access: str, chat_config: Json | None, actor: str, now: datetime) -> Workflow | None:
+        """workflows.sql: A new workflow with its first audit event. No row: an active workflow has the handle."""
+
+    async def get_workflow(self, *, id: UUID) -> Workflow | None:
+        """workflows.sql: One workflow, archived or not."""
+
+    async def resolve_workflow(self, *, handle: str | None, id: UUID | None, include_archived: bool) -> Workflow | None:
+        """workflows.sql: The workflow that a reference means: the active one with this handle, else the archived one last changed, else the one with this id. handle or id is null where the reference cannot be one."""
+
+    async def list_workflows(self, *, after_at: datetime, after_id: UUID, limit: int) -> list[Workflow]:
+        """workflows.sql: Active workflows, newest first, one page."""
+
+    async def list_workflows_all(self, *, after_at: datetime, after_id: UUID, limit: int) -> list[Workflow]:
+        """workflows.sql: Workflows, archived ones too, newest first, one page."""
+
+    async def list_workflows_by_tag(self, *, tag: str, after_at: datetime, after_id: UUID, limit: int) -> list[Workflow]:
+        """workflows.sql: Active workflows with a tag, newest first, one page."""
+
+    async def list_workflows_all_by_tag(self, *, tag: str, after_at: datetime, after_id: UUID, limit: int) -> list[Workflow]:
+        """workflows.sql: Workflows with a tag, archived ones too, newest first, one page."""
+
+    async def update_workflow(self, *, id: UUID, expected_revision: int | None, set_handle: bool, handle: str | None, set_name: bool, name: str | None, slug: str | None, set_description: bool, description: str | None, set_tags: bool, tags: Json | None, set_draft_access: bool, draft_access: str | None, set_chat_config: bool, chat_config: Json | None, fields: Json, actor: str, now: datetime) -> Applied[Workflow] | None:
+        """workflows.sql: Change what is given. Refused with what was found: the present revision, where another is expected; or 'handle', which an active workflow has."""
+
+    async def archive_workflow(self, *, id: UUID, actor: str, now: datetime) -> Workflow | None:
+        """workflows.sql: Archive and unpublish; one that is archived already stays as it is."""
+
+    async def unarchive_workflow(self, *, id: UUID, actor: str, now: datetime) -> Applied[Workflow] | None:
+        """workflows.sql: Make an archived workflow active; one that is active stays as it is. Refused with 'handle' if an active one has it."""
+
+    async def publish_workflow(self, *, id: UUID, require_login: bool, actor: str, now: datetime) -> Applied[Workflow] | None:
+        """workflows.sql: Make public. Refused with 'archived' or 'published'."""
+
+    async def unpublish_workflow(self, *, id: UUID, actor: str, now: datetime) -> Applied[Workflow] | None:
+        """workflows.sql: Make private again. Refused with 'unpublished'."""
+
+    async def list_workflow_events(self, *, workflow_id: UUID, after: int, limit: int) -> list[Event]:
+        """workflows.sql: The audit trail of a workflow, oldest first, one page; after is 0 for the first."""

@@ -1,0 +1,740 @@
+"""Bodies on SQLite: one writer lane and a few readers for each file and process.
+
+The lane is a lock around the one writing connection. A write holds it for one transaction; an interactive transaction
+holds it until it ends or its time is up. From asyncio the lane is an asyncio lock and a thread of its own, so a body
+costs one hop, and a hundred waiting callers hold no threads.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import queue
+import sqlite3
+import stat
+import tempfile
+import threading
+import time
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager, contextmanager, suppress
+from pathlib import Path
+from typing import Any, TypeVar
+from urllib.parse import quote
+
+from dal.core.catalog import Catalog, Query
+from dal.core.face import Method, Options, Started, delays, enter, leave, may_run_again, refuse_nested
+from dal.errors import (
+    Closed,
+    Conflict,
+    CorruptDatabase,
+    DalError,
+    Invalid,
+    Overloaded,
+    SchemaError,
+    TransactionAborted,
+    Unavailable,
+    from_sqlite_code,
+)
+from dal.settings import Settings
+
+T = TypeVar("T")
+
+APPLICATION_ID = 0x64616C31  # "dal1", in the file's header: tells our files from other people's
+OLDEST = (3, 38, 0)
+
+
+# --- one file, its connections ----------------------------------------------------------------------------------------
+
+
+def translate(error: sqlite3.Error, query: Query | None = None) -> DalError:
+    """Our error for sqlite3's, by its code. SQLite's messages name tables and columns, never a value."""
+    code = getattr(error, "sqlite_errorcode", None)
+    kind = from_sqlite_code(code)
+    name = query.name if query else None
+    if isinstance(error, sqlite3.ProgrammingError) and code is None:
+        kind = Closed
+    detail = str(error)
+    if kind is Invalid:
+        detail = "a value or row is larger than SQLite takes"
+    ours = kind(detail, query=name)
+    if isinstance(ours, Conflict):
+        ours.constraint = (
+            detail.partition(": ")[2] or None
+        )  # SQLite names columns for uniques, the constraint for checks
+    ours.code = getattr(error, "sqlite_errorname", None)
+    return ours
+
+
+class File:
+    """A database file as one process uses it: a writing connection, readers, and the pragmas both are checked for."""
+
+    def __init__(self, settings: Settings) -> None:
+        """Opens the file, made if missing with mode 0600. Raises Invalid, SchemaError, CorruptDatabase, Unavailable."""
+        self.settings = settings
+        self._folder: tempfile.TemporaryDirectory[str] | None = None
+        self.path = self._place(settings.sqlite_path)
+        _check_library()
+        self.lane = threading.Lock()
+        self.readers: queue.SimpleQueue[sqlite3.Connection] = queue.SimpleQueue()
+        self._all: list[sqlite3.Connection] = []
+        self.closed = False
+        try:
+            self.writer = self._open(write=True)
+            for _ in range(settings.sqlite_readers):
+                self.readers.put(self._open(write=False))
+        except sqlite3.Error as error:
+            self._close_all()
+            raise _opening_fault(self.path, error) from error
+        except DalError:
+            self._close_all()
+            raise
+
+    def _place(self, path: Path) -> Path:
+        if str(path) == ":memory:":
+            # A real in-memory database has one connection, so no readers; a private file behaves like any other.
+            self._folder = tempfile.TemporaryDirectory(prefix="dal-")
+            path = Path(self._folder.name) / "memory.db"
+        if path.is_symlink():
+            raise Invalid(f"{path} is a symbolic link; name the file it means", path="DAL_SQLITE_PATH")
+        if path.is_dir():
+            raise Invalid(f"{path} is a directory; name a file in it", path="DAL_SQLITE_PATH")
+        try:
+            path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, stat.S_IRUSR | stat.S_IWUSR))
+        except OSError as error:
+            raise Invalid(f"{path} cannot be opened for writing: {error.strerror}", path="DAL_SQLITE_PATH") from error
+        return path
+
+    def _open(self, *, write: bool) -> sqlite3.Connection:
+        connection = sqlite3.connect(
+            f"file:{quote(str(self.path))}?mode={'rw' if write else 'ro'}",
+            uri=True,
+            timeout=self.settings.sqlite_busy_timeout,
+            isolation_level=None,
+            check_same_thread=False,
+            cached_statements=256,
+        )
+        self._all.append(connection)
+        if write:
+            self._claim(connection)
+        wanted = {
+            "journal_mode": "wal",
+            "synchronous": {"normal": 1, "full": 2, "extra": 3}[self.settings.sqlite_synchronous],
+            "foreign_keys": 1,
+            "recursive_triggers": 1,
+            "cell_size_check": 1,
+            "journal_size_limit": 64 * 2**20,
+            "cache_size": -64 * 1024 if write else -16 * 1024,
+            "query_only": 0 if write else 1,
+        }
+        for pragma, value in wanted.items():
+            if pragma != "journal_mode" or write:
+                connection.execute(f"pragma {pragma} = {value}").fetchall()
+            found = connection.execute(f"pragma {pragma}").fetchone()[0]
+            if found != value:
+                raise Unavailable(
+                    f"{self.path}: pragma {pragma} stays {found}, {value} is needed. Write-ahead logging needs a local "
+                    "disk; a network file system has none"
+                )
+        return connection
+
+    def _claim(self, connection: sqlite3.Connection) -> None:
+        """Mark a new file as ours; leave anybody else's alone."""
+        try:
+            found = connection.execute("pragma application_id").fetchone()[0]
+            is_empty = connection.execute("select count(*) from sqlite_schema").fetchone()[0] == 0
+        except sqlite3.DatabaseError as error:
+            if getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_NOTADB:
+                raise CorruptDatabase(f"{self.path} is no SQLite database, or its header is damaged") from error
+            raise
+        if found != APPLICATION_ID and not (is_empty and found == 0):
+            raise SchemaError(f"{self.path} is another application's SQLite database; name a file of its own")
+        if found == 0:
+            connection.execute(f"pragma application_id = {APPLICATION_ID}")
+
+    def take_reader(self) -> sqlite3.Connection:
+        """A reading connection; give it back with ``readers.put``. Raises Overloaded when none comes free in time."""
+        self.check_open()
+        try:
+            return self.readers.get(timeout=self.settings.sqlite_busy_timeout)
+        except queue.Empty:
+            raise _waited(self.settings.sqlite_busy_timeout, "a reader") from None
+
+    def take_lane(self) -> None:
+        """Wait for the turn to write. Raises Overloaded when it does not come in time."""
+        self.check_open()
+        if not self.lane.acquire(timeout=self.settings.sqlite_busy_timeout):
+            raise _waited(self.settings.sqlite_busy_timeout, "its turn to write")
+        if self.closed:
+            self.lane.release()
+            self.check_open()
+
+    def check_open(self) -> None:
+        if self.closed:
+            raise Closed("open another with dal.connect")
+
+    def close(self) -> None:
+        """Close every connection; the last one folds the write-ahead log into the file. Calling again does nothing.
+
+        A connection is not closed under a statement: readers are waited for, as long as the busy timeout.
+        """
+        if self.closed:
+            return
+        self.closed = True
+        with suppress(queue.Empty):
+            for _ in self._all[1:]:
+                self.readers.get(timeout=self.settings.sqlite_busy_timeout)
+        self._close_all()
+
+    def _close_all(self) -> None:
+        for connection in reversed(self._all):
+            connection.close()
+        self._all.clear()
+        if self._folder:
+            self._folder.cleanup()
+
+
+def _waited(seconds: float, what: str) -> Overloaded:
+    return Overloaded(f"a caller waited {seconds:g} s for {what}", retry_after=seconds)
+
+
+def _check_library() -> None:
+    if sqlite3.sqlite_version_info < OLDEST:
+        raise SchemaError(f"SQLite {sqlite3.sqlite_version} is too old; {'.'.join(map(str, OLDEST))} is needed")
+    with sqlite3.connect(":memory:") as probe:
+        options = {row[0] for row in probe.execute("pragma compile_options")}
+    probe.close()
+    if "ENABLE_FTS5" not in options:
+        raise SchemaError("this Python's SQLite is built without FTS5, which search needs")
+
+
+def _opening_fault(path: Path, error: sqlite3.Error) -> DalError:
+    ours = translate(error)
+    if isinstance(ours, CorruptDatabase):
+        fault: DalError = CorruptDatabase(f"{path}: {error}")
+    else:
+        fault = Unavailable(f"{path}: {error}")
+    fault.code = ours.code
+    return fault
+
+
+# --- running queries --------------------------------------------------------------------------------------------------
+
+
+def _run_script(
+    connection: sqlite3.Connection, query: Query, values: tuple[tuple[object, ...], ...]
+) -> tuple[Sequence[Any], int]:
+    """Run a query's statements; the rows of the one that answers rows, and the count of the last change."""
+    rows: Sequence[Any] = ()
+    count = 0
+    for statement, bound in zip(query.statements, values, strict=True):
+        cursor = connection.execute(statement.sql, bound)
+        if cursor.description is not None:
+            rows = cursor.fetchall()
+        else:
+            count = cursor.rowcount
+    return rows, count
+
+
+def _roll_back(connection: sqlite3.Connection) -> None:
+    # SQLITE_FULL and others end the transaction by themselves; ROLLBACK would then be an error of its own.
+    if connection.in_transaction:
+        connection.execute("rollback")
+
+
+class _Reading:
+    """A session for the queries of one read."""
+
+    __slots__ = ("_connection", "_ran")
+
+    def __init__(self, connection: sqlite3.Connection, ran: Counter[str]) -> None:
+        self._connection = connection
+        self._ran = ran
+
+    async def execute(self, query: Query, values: tuple[tuple[object, ...], ...]) -> tuple[Sequence[Any], int]:
+        self._ran[query.name] += 1
+        try:
+            return _run_script(self._connection, query, values)
+        except sqlite3.Error as error:
+            raise translate(error, query) from error
+
+
+class _Writing:
+    """A session in which every query is a transaction of its own, whatever its body raises afterwards."""
+
+    __slots__ = ("_file", "_ran")
+
+    def __init__(self, file: File, ran: Counter[str]) -> None:
+        self._file = file
+        self._ran = ran
+
+    async def execute(self, query: Query, values: tuple[tuple[object, ...], ...]) -> tuple[Sequence[Any], int]:
+        self._ran[query.name] += 1
+        writer = self._file.writer
+        self._file.take_lane()
+        try:
+            writer.execute("begin immediate")
+            answer = _run_script(writer, query, values)
+            writer.execute("commit")
+            return answer
+        except sqlite3.Error as error:
+            raise translate(error, query) from error
+        finally:
+            _roll_back(writer)
+            self._file.lane.release()
+
+
+class Unit:
+    """A transaction in progress, and the session of its queries."""
+
+    def __init__(self, owner: object, file: File, options: Options, ran: Counter[str]) -> None:
+        self.owner = owner
+        self.ended = False
+        self._file = file
+        self._options = options
+        self._ran = ran
+        self._failed = False
+        self._expired = False
+        self._depth = 0
+        # A statement and the end of the unit's time exclude each other.
+        self._mutex = threading.Lock()
+        self.connection = file.writer
+
+    def begin(self) -> None:
+        """Start the transaction; the caller holds the lane, unless it is read only."""
+        if self._options.read_only:
+            self.connection = self._file.take_reader()
+        try:
+            self.connection.execute("begin" if self._options.read_only else "begin immediate")
+        except sqlite3.Error as error:
+            self.roll_back()
+            raise translate(error) from error
+
+    async def execute(self, query: Query, values: tuple[tuple[object, ...], ...]) -> tuple[Sequence[Any], int]:
+        self._ran[query.name] += 1
+        with self._mutex:
+            self._check(query)
+            try:
+                return _run_script(self.connection, query, values)
+            except sqlite3.Error as error:
+                self._failed = True
+                raise translate(error, query) from error
+
+    def _check(self, query: Query | None = None) -> None:
+        name = query.name if query else None
+        if self._expired:
+            limit = self._file.settings.sqlite_tx_timeout
+            raise Unavailable(f"rolled back: it held the database for more than {limit:g} s", query=name)
+        if self.ended:
+            raise Closed("use a transaction inside its with block only", query=name)
+        if self._failed:
+            raise TransactionAborted("leave the with block, or the savepoint's", query=name)
+
+    def commit(self) -> None:
+        """End well. Raises TransactionAborted, rolled back, if a statement had failed."""
+        with self._mutex:
+            try:
+                self._check()
+                if not self.connection.in_transaction:
+                    raise Closed("the application ended the transaction on its connection")
+                self.connection.execute("commit")
+            except sqlite3.Error as error:
+                raise translate(error) from error
+            finally:
+                self._end()
+
+    def roll_back(self) -> None:
+        """End without effect."""
+        with self._mutex:
+            self._end()
+
+    def expire(self) -> None:
+        """End because its time is up."""
+        with self._mutex:
+            if not self.ended:
+                self._expired = True
+                self._end()
+
+    def _end(self) -> None:
+        if self.ended:
+            return
+        self.ended = True
+        try:
+            _roll_back(self.connection)
+        finally:
+            if self.connection is not self._file.writer:
+                self._file.readers.put(self.connection)
+
+    def savepoint(self) -> str:
+        """Set a savepoint; returns its name for ``release`` or ``undo``."""
+        with self._mutex:
+            self._check()
+            self._depth += 1
+            self.connection.execute(f"savepoint dal_{self._depth}")
+            return f"dal_{self._depth}"
+
+    def release(self, name: str) -> None:
+        """Keep what was done since the savepoint. Raises TransactionAborted if a statement had failed."""
+        with self._mutex:
+            self._check()
+            self._depth -= 1
+            self.connection.execute(f"release {name}")
+
+    def undo(self, name: str) -> None:
+        """Undo what was done since the savepoint; the transaction is usable again."""
+        with self._mutex:
+            self._depth -= 1
+            if not self.ended and self.connection.in_transaction:
+                self.connection.execute(f"rollback to {name}")
+                self.connection.execute(f"release {name}")
+                self._failed = False
+
+
+def _run_method(file: File, owner: object, method: Method[Any, ..., T], started: Started[T], ran: Counter[str]) -> T:
+    """Run a started body to its end, blocking. A transaction's lane is held by the caller."""
+    if method.kind == "write":
+        return started.finish(_Writing(file, ran))
+    if method.kind == "read":
+        connection = file.take_reader()
+        try:
+            return started.finish(_Reading(connection, ran))
+        finally:
+            file.readers.put(connection)
+    unit = Unit(owner, file, method.options, ran)
+    unit.begin()
+    try:
+        answer = started.finish(unit)
+        unit.commit()
+        return answer
+    finally:
+        unit.roll_back()
+
+
+# --- the two faces ----------------------------------------------------------------------------------------------------
+
+
+class SqliteSync:
+    """Runs bodies in the calling thread."""
+
+    def __init__(self, file: File, catalog: Catalog) -> None:
+        self.file = file
+        self.catalog = catalog
+        self.ran: Counter[str] = Counter()
+
+    def __call__(self, method: Method[Any, ..., T], store: Any, /, *args: Any, **kwargs: Any) -> T:
+        refuse_nested(self)
+        self.file.check_open()
+
+        def attempt() -> T:
+            started = Started(method, store, self.catalog.view(), args, kwargs)
+            if started.done:
+                return started.value
+            with self._lane(method.kind == "transaction" and not method.options.read_only):
+                return _run_method(self.file, self, method, started, self.ran)
+
+        return self.retry(attempt) if method.kind == "transaction" else attempt()
+
+    def retry(self, attempt: Callable[[], T]) -> T:
+        """Run a whole transaction, and again if another process was in its way, within the busy timeout."""
+        for delay in delays(self.file.settings.sqlite_busy_timeout):
+            try:
+                return attempt()
+            except DalError as error:
+                if not may_run_again(error):
+                    raise
+                time.sleep(delay)
+        return attempt()
+
+    @contextmanager
+    def _lane(self, needed: bool) -> Iterator[Callable[[], None]]:
+        """Hold the lane, if it is needed. Yields what gives it back early."""
+        if not needed:
+            yield lambda: None
+            return
+        self.file.take_lane()
+        release = _once(self.file.lane.release)
+        try:
+            yield release
+        finally:
+            release()
+
+    @contextmanager
+    def unit(self, options: Options) -> Iterator[Unit]:
+        """An interactive transaction."""
+        refuse_nested(self)
+        unit = Unit(self, self.file, options, self.ran)
+        with self._lane(not options.read_only) as release:
+            unit.begin()
+
+            def expire() -> None:
+                unit.expire()
+                release()
+
+            timer = threading.Timer(self.file.settings.sqlite_tx_timeout, expire)
+            timer.daemon = True
+            timer.start()
+            before = enter(unit)
+            try:
+                yield unit
+                unit.commit()
+            finally:
+                leave(before)
+                timer.cancel()
+                unit.roll_back()
+
+    @contextmanager
+    def savepoint(self, unit: Unit) -> Iterator[None]:
+        """A nested transaction."""
+        name = unit.savepoint()
+        try:
+            yield
+            unit.release(name)
+        except BaseException:
+            unit.undo(name)
+            raise
+
+    def within(self, unit: Unit) -> Callable[..., Any]:
+        """The runner of a transaction's stores."""
+
+        def run(method: Method[Any, ..., T], store: Any, /, *args: Any, **kwargs: Any) -> T:
+            started = Started(method, store, self.catalog.view(), args, kwargs)
+            if started.done:
+                return started.value
+            if method.kind != "transaction":
+                return started.finish(unit)
+            with self.savepoint(unit):
+                return started.finish(unit)
+
+        return run
+
+    def figures(self) -> dict[str, float]:
+        """The pool's figures at this moment."""
+        return _figures(self.file)
+
+    def close(self) -> None:
+        """Wait for the writer, then close."""
+        if self.file.closed:
+            return
+        with self._lane(True):
+            self.file.close()
+
+
+class SqliteAsync:
+    """Runs bodies in threads: one for all writing, one for each reader; a body is one hop."""
+
+    def __init__(self, file: File, catalog: Catalog) -> None:
+        self.file = file
+        self.catalog = catalog
+        self.ran: Counter[str] = Counter()
+        self._lane = asyncio.Lock()
+        self._writer = ThreadPoolExecutor(1, "dal-sqlite-writer")
+        self._readers = ThreadPoolExecutor(file.settings.sqlite_readers, "dal-sqlite-reader")
+
+    async def __call__(self, method: Method[Any, ..., T], store: Any, /, *args: Any, **kwargs: Any) -> T:
+        refuse_nested(self)
+        self.file.check_open()
+
+        async def attempt() -> T:
+            started = Started(method, store, self.catalog.view(), args, kwargs)
+            if started.done:
+                return started.value
+            if method.kind == "read" or method.options.read_only:
+                return await self._hop(self._readers, _run_method, self.file, self, method, started, self.ran)
+            async with self._turn():
+                return await self._hop(self._writer, _run_method, self.file, self, method, started, self.ran)
+
+        return await (self.retry(attempt) if method.kind == "transaction" else attempt())
+
+    async def retry(self, attempt: Callable[[], Any]) -> Any:
+        """Run a whole transaction, and again if another process was in its way, within the busy timeout."""
+        for delay in delays(self.file.settings.sqlite_busy_timeout):
+            try:
+                return await attempt()
+            except DalError as error:
+                if not may_run_again(error):
+                    raise
+                await asyncio.sleep(delay)
+        return await attempt()
+
+    async def _hop(self, threads: ThreadPoolExecutor, work: Callable[..., T], *args: Any, sure: bool = False) -> T:
+        """Run work in a thread and wait for its end, even when cancelled: it holds a connection until then.
+
+        sure: work that ends something, and so is done to its end whoever is cancelled.
+        """
+        try:
+            future = asyncio.get_running_loop().run_in_executor(threads, work, *args)
+        except RuntimeError:
+            self.file.check_open()
+            raise
+        try:
+            return await asyncio.shield(future)
+        except asyncio.CancelledError:
+            if sure or not future.cancel():
+                if threads is self._writer and not sure:
+                    self.file.writer.interrupt()
+                await _settled(future)
+            raise
+
+    @asynccontextmanager
+    async def _turn(self) -> AsyncIterator[Callable[[], None]]:
+        """Hold the lane. Yields what gives it back early."""
+        limit = self.file.settings.sqlite_busy_timeout
+        try:
+            async with asyncio.timeout(limit):
+                await self._lane.acquire()
+        except TimeoutError:
+            raise _waited(limit, "its turn to write") from None
+        release = _once(self._lane.release)
+        try:
+            yield release
+        finally:
+            release()
+
+    @asynccontextmanager
+    async def unit(self, options: Options) -> AsyncIterator[Unit]:
+        """An interactive transaction."""
+        refuse_nested(self)
+        self.file.check_open()
+        unit = Unit(self, self.file, options, self.ran)
+        if options.read_only:
+            async with self._opened(unit, self._readers):
+                yield unit
+            return
+        async with self._turn() as release, self._opened(unit, self._writer):
+            watchdog = asyncio.create_task(self._expire(unit, release))
+            try:
+                yield unit
+            finally:
+                watchdog.cancel()
+
+    async def _expire(self, unit: Unit, release: Callable[[], None]) -> None:
+        await asyncio.sleep(self.file.settings.sqlite_tx_timeout)
+        await self._hop(self._writer, unit.expire, sure=True)
+        release()
+
+    @asynccontextmanager
+    async def _opened(self, unit: Unit, threads: ThreadPoolExecutor) -> AsyncIterator[None]:
+        try:
+            await self._hop(threads, unit.begin)
+            before = enter(unit)
+            try:
+                yield
+            finally:
+                leave(before)
+            await self._hop(threads, unit.commit)
+        finally:
+            await self._hop(threads, unit.roll_back, sure=True)
+
+    @asynccontextmanager
+    async def savepoint(self, unit: Unit) -> AsyncIterator[None]:
+        """A nested transaction."""
+        name = await self._hop(self._writer, unit.savepoint, sure=True)
+        try:
+            yield
+            await self._hop(self._writer, unit.release, name)
+        except BaseException:
+            await self._hop(self._writer, unit.undo, name, sure=True)
+            raise
+
+    def within(self, unit: Unit) -> Callable[..., Any]:
+        """The runner of a transaction's stores."""
+
+        async def run(method: Method[Any, ..., T], store: Any, /, *args: Any, **kwargs: Any) -> T:
+            started = Started(method, store, self.catalog.view(), args, kwargs)
+            if started.done:
+                return started.value
+            if method.kind != "transaction":
+                return await self._hop(self._writer, started.finish, unit)
+            async with self.savepoint(unit):
+                return await self._hop(self._writer, started.finish, unit)
+
+        return run
+
+    def figures(self) -> dict[str, float]:
+        """The pool's figures at this moment."""
+        return _figures(self.file)
+
+    async def close(self) -> None:
+        """Wait for the writer, then close."""
+        if self.file.closed:
+            return
+        async with self._turn():
+            await self._hop(self._writer, self.file.close)
+        self._writer.shutdown(wait=False)
+        self._readers.shutdown(wait=False)
+
+
+async def _settled(future: asyncio.Future[Any]) -> None:
+    while not future.done():
+        with suppress(asyncio.CancelledError):
+            await asyncio.wait([future])
+    if not future.cancelled():
+        future.exception()  # looked at: the caller learns of the cancellation instead
+
+
+def _once(action: Callable[[], None]) -> Callable[[], None]:
+    """The action, done by whoever calls first and by nobody after."""
+    token = threading.Lock()
+
+    def first() -> None:
+        if token.acquire(blocking=False):
+            action()
+
+    return first
+
+
+def _figures(file: File) -> dict[str, float]:
+    idle = file.readers.qsize()
+    readers = file.settings.sqlite_readers
+    return {"readers": readers, "readers_idle": idle, "writing": float(file.lane.locked())}
+
+
+# --- the door for schema work -----------------------------------------------------------------------------------------
+
+
+class SqliteDoor:
+    """One connection, blocking, for what changes or describes the schema. Without a file: an empty private database."""
+
+    dialect = "sqlite"
+
+    def __init__(self, file: File | None = None) -> None:
+        self._file = file
+        self.connection = file.writer if file else sqlite3.connect(":memory:", isolation_level=None)
+
+    async def execute(self, query: Query, values: tuple[tuple[object, ...], ...]) -> tuple[Sequence[Any], int]:
+        try:
+            return _run_script(self.connection, query, values)
+        except sqlite3.Error as error:
+            raise translate(error, query) from error
+
+    def run_sql(self, sql: str) -> None:
+        """One statement of a migration."""
+        try:
+            self.connection.execute(sql)
+        except sqlite3.Error as error:
+            raise translate(error) from error
+
+    @contextmanager
+    def lock(self, seconds: float) -> Iterator[None]:
+        """Keep other processes out, by one exclusive transaction round all migrations."""
+        if self._file:
+            self._file.take_lane()
+        try:
+            self.run_sql("begin exclusive")
+            yield
+            self.run_sql("commit")
+        finally:
+            _roll_back(self.connection)
+            if self._file:
+                self._file.lane.release()
+
+    @contextmanager
+    def transaction(self, *, scratch: bool = False) -> Iterator[None]:
+        """Nothing of its own: the lock is the transaction, and a scratch database is private."""
+        yield
+
+    def close(self) -> None:
+        if not self._file:
+            self.connection.close()

@@ -1,0 +1,141 @@
+"""SQL text cut into tokens, as far as finding its parameters and statement ends needs.
+
+aiosql looks for ``:name`` with a regular expression, which is wrong inside dollar quotes, escaped strings, comments and
+array slices. This is a lexer instead: it knows the quoting rules of both dialects and nothing of their grammar.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Sequence
+from typing import Literal, NamedTuple
+
+Dialect = Literal["postgres", "sqlite"]
+Kind = Literal["text", "quoted", "comment", "param", "end"]
+
+
+class Token(NamedTuple):
+    """One piece of SQL. kind: text · quoted (a string or a quoted name) · comment · param · end (a semicolon)."""
+
+    kind: Kind
+    text: str
+    at: int  # offset in the source
+
+
+class SqlSyntax(ValueError):
+    """The text cannot be cut into tokens. at: the offset where the offending token begins."""
+
+    def __init__(self, message: str, at: int) -> None:
+        super().__init__(message)
+        self.at = at
+
+
+_STRING = r"'(?:[^']|'')*'"
+_COMMON = rf"""
+    (?P<line>--[^\n]*)
+  | (?P<block>/\*)
+  | (?P<string>{_STRING})
+  | (?P<name>"(?:[^"]|"")*")
+  | (?P<cast>::)
+  | (?P<param>:[A-Za-z_]\w*)
+  | (?P<end>;)
+  | (?P<word>[A-Za-z_]\w*|\d[\w.]*)
+"""
+_RULES = {
+    "postgres": re.compile(
+        rf"""(?P<escape>\b[eE]'(?:[^'\\]|\\.|'')*')
+           | (?P<dollar>\$(?P<tag>(?:[A-Za-z_]\w*)?)\$.*?\$(?P=tag)\$)
+           | (?P<place>\$\d+)
+           | {_COMMON} | (?P<space>\s+) | (?P<other>.)""",
+        re.VERBOSE | re.DOTALL,
+    ),
+    "sqlite": re.compile(
+        rf"""(?P<bracket>\[[^\]]*\]|`(?:[^`]|``)*`)
+           | (?P<place>\?\d*|[@$][A-Za-z_]\w*)
+           | {_COMMON} | (?P<space>\s+) | (?P<other>.)""",
+        re.VERBOSE | re.DOTALL,
+    ),
+}
+_QUOTED = {"string", "name", "escape", "dollar", "bracket"}
+
+
+def tokens(sql: str, dialect: Dialect) -> Iterator[Token]:
+    """The tokens of a text, in order and without gaps. Raises SqlSyntax at the first that is malformed."""
+    rule, at, before = _RULES[dialect], 0, ""
+    while at < len(sql):
+        found = rule.match(sql, at)
+        assert found is not None and found.lastgroup is not None  # the last alternative takes any character
+        kind, text = found.lastgroup, found.group()
+        if kind == "block":
+            text = _block_comment(sql, at, nested=dialect == "postgres")
+        if kind in ("line", "block"):
+            yield Token("comment", text, at)
+        elif kind in _QUOTED:
+            yield Token("quoted", text, at)
+        elif kind == "param" and not _continues(before):
+            yield Token("param", text, at)
+        elif kind == "end":
+            yield Token("end", text, at)
+        elif kind == "place":
+            raise SqlSyntax(f"{text} is the driver's placeholder: write :name instead", at)
+        elif (kind == "other" and text in "'\"") or (text == "$" and re.match(r"\$\w*\$", sql[at:])):
+            raise SqlSyntax(f"{text} opens a quotation that never closes", at)
+        else:
+            yield Token("text", text, at)
+        before = text[-1]
+        at += len(text)
+
+
+def _continues(before: str) -> bool:
+    """Whether a colon after this character goes on with what came before, as in the slice ``a[1:n]`` or ``a[b:c]``."""
+    return before.isalnum() or before in ("_", ")", "]", '"', ":")
+
+
+def _block_comment(sql: str, start: int, *, nested: bool) -> str:
+    depth = 0
+    for mark in re.finditer(r"/\*|\*/", sql[start:]):
+        if mark.group() == "*/":
+            depth -= 1
+        elif nested or depth == 0:
+            depth += 1
+        if depth == 0:
+            return sql[start : start + mark.end()]
+    raise SqlSyntax("/* opens a comment that never closes", start)
+
+
+class Statement(NamedTuple):
+    """One statement as a driver takes it. params: the names its numbered placeholders stand for, in order."""
+
+    sql: str
+    params: tuple[str, ...]
+    encoded: bytes  # the same, in UTF-8
+
+
+def statements(sql: str, dialect: Dialect, tag: str, placeholder: Callable[[int], str]) -> list[Statement]:
+    """Compile a text of one or more statements, each ended by a semicolon.
+
+    A parameter used twice in a statement is one placeholder, so its type is inferred from both uses. Comments go, the
+    tag comes first, all else stays as written. Raises SqlSyntax when the last semicolon is missing.
+    """
+    done: list[Statement] = []
+    pieces: list[str] = []
+    names: dict[str, int] = {}
+    for token in tokens(sql, dialect):
+        if token.kind == "param":
+            pieces.append(placeholder(names.setdefault(token.text[1:], len(names) + 1)))
+        elif token.kind == "end":
+            body = _tidy(pieces)
+            if not body:
+                raise SqlSyntax("a semicolon without a statement before it", token.at)
+            sql_sent = f"{tag} {body}" if tag else body
+            done.append(Statement(sql_sent, tuple(names), sql_sent.encode()))
+            pieces, names = [], {}
+        else:
+            pieces.append(" " if token.kind == "comment" else token.text)
+    if _tidy(pieces):
+        raise SqlSyntax("the statement does not end with a semicolon", len(sql.rstrip()))
+    return done
+
+
+def _tidy(pieces: Sequence[str]) -> str:
+    return "".join(pieces).strip()

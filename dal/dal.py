@@ -1,0 +1,298 @@
+"""``Dal``: the stores on one database, and the ways to open and close it."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncGenerator, Awaitable, Callable, Generator
+from contextlib import AbstractAsyncContextManager, AbstractContextManager, asynccontextmanager, contextmanager
+from datetime import UTC, datetime
+from types import TracebackType
+from typing import Any, TypeVar, overload
+
+from msgspec import Struct
+
+from dal.core.catalog import Catalog
+from dal.core.face import Async, Isolation, M, Options, Queries, Store, Sync, statement
+from dal.core.postgres import PostgresAsync, PostgresDoor, PostgresSync
+from dal.core.schema import MODELS, Schema
+from dal.core.sqlite import File, SqliteAsync, SqliteDoor, SqliteSync
+from dal.errors import Invalid
+from dal.settings import Settings
+from dal.stores.runs import Run, Runs
+from dal.stores.versions import Version, Versions
+from dal.stores.workflows import Event, Workflow, Workflows
+
+T = TypeVar("T")
+Clock = Callable[[], datetime]
+
+
+class Health(Struct, frozen=True):
+    """How a database answers now.
+
+    latency_ms: of one small query, waiting for a connection included. pool: the engine's own figures.
+    """
+
+    backend: str
+    schema_version: int
+    latency_ms: float
+    pool: dict[str, float]
+
+
+_MODELS: tuple[type[Struct], ...] = (Workflow, Event, Version, Run, *MODELS)
+MODELS_BY_NAME = {model.__name__: model for model in _MODELS}
+
+
+def utc_now() -> datetime:
+    """The clock a Dal uses unless it is given another."""
+    return datetime.now(UTC)
+
+
+class Stores(Store[M]):
+    """Every store, run by one engine or one transaction."""
+
+    def __init__(self, runner: Any, clock: Clock) -> None:
+        super().__init__(runner, clock)
+        self.workflows: Workflows[M] = Workflows(runner, clock)
+        self.versions: Versions[M] = Versions(runner, clock)
+        self.runs: Runs[M] = Runs(runner, clock)
+
+
+class Tx(Stores[M]):
+    """A transaction: its stores' methods take effect together when it ends well, or not at all."""
+
+    def __init__(self, engine: Any, unit: Any, clock: Clock) -> None:
+        super().__init__(engine.within(unit), clock)
+        self._engine = engine
+        self._unit = unit
+
+    @property
+    def connection(self) -> Any:
+        """The driver's own connection, for the application's own tables: sqlite3.Connection, psycopg.Connection or
+        psycopg.AsyncConnection. What is done on it belongs to this transaction; it must not be ended there."""
+        return self._unit.connection
+
+    @overload
+    def transaction(self: Tx[Sync]) -> AbstractContextManager[Tx[Sync]]: ...
+    @overload
+    def transaction(self: Tx[Async]) -> AbstractAsyncContextManager[Tx[Async]]: ...
+    def transaction(self) -> Any:
+        """A savepoint: leaving its block by an exception undoes what was done inside it, and no more."""
+        return (_nested_async if _is_async(self._engine) else _nested)(self)
+
+
+class Dal(Stores[M]):
+    """The stores on one database. Made by ``connect`` (Dal[Sync]) or ``aconnect`` (Dal[Async])."""
+
+    def __init__(self, engine: Any, settings: Settings, clock: Clock) -> None:
+        super().__init__(engine, clock)
+        self._engine = engine
+        self.settings = settings
+
+    def __repr__(self) -> str:
+        return f"<Dal on {self.settings.backend}>"
+
+    @overload
+    def transaction(
+        self: Dal[Sync], *, read_only: bool = False, isolation: Isolation | None = None
+    ) -> AbstractContextManager[Tx[Sync]]: ...
+    @overload
+    def transaction(
+        self: Dal[Async], *, read_only: bool = False, isolation: Isolation | None = None
+    ) -> AbstractAsyncContextManager[Tx[Async]]: ...
+    def transaction(self, *, read_only: bool = False, isolation: Isolation | None = None) -> Any:
+        """Several methods, all or nothing: ``with db.transaction() as tx``, and inside it ``tx.runs.create(...)``.
+
+        read_only: one consistent view of the database, no writes. isolation: on PostgreSQL 'read committed' unless read
+        only; SQLite is always serializable. Never run again by itself: see ``transact``. On SQLite it holds the only
+        writer, for at most DAL_SQLITE_TX_TIMEOUT. Raises InvalidState when entered inside itself, and for ``db.…``
+        calls inside its block.
+        """
+        if isolation not in (None, "read committed", "repeatable read", "serializable"):
+            raise Invalid("takes 'read committed', 'repeatable read' or 'serializable'", path="isolation")
+        options = Options(read_only, isolation)
+        if _is_async(self._engine):
+            return _transaction_async(self._engine, options, self.clock)
+        return _transaction(self._engine, options, self.clock)
+
+    @overload
+    def transact(self: Dal[Sync], fn: Callable[[Tx[Sync]], T], *, isolation: Isolation | None = None) -> T: ...
+    @overload
+    def transact(
+        self: Dal[Async], fn: Callable[[Tx[Async]], Awaitable[T]], *, isolation: Isolation | None = None
+    ) -> Awaitable[T]: ...
+    def transact(self, fn: Callable[[Any], Any], *, isolation: Isolation | None = None) -> Any:
+        """Run ``fn(tx)`` in a transaction, and again in a fresh one after a deadlock, a serialization failure or a busy
+        SQLite, with jitter and within a deadline; returns what it returns. It must have no effect outside ``tx``."""
+        if _is_async(self._engine):
+
+            async def attempt_async() -> Any:
+                async with self.transaction(isolation=isolation) as tx:  # type: ignore[attr-defined]  # async engine
+                    return await fn(tx)
+
+            return self._engine.retry(attempt_async)
+
+        def attempt() -> Any:
+            with self.transaction(isolation=isolation) as tx:  # type: ignore[attr-defined]  # blocking engine
+                return fn(tx)
+
+        return self._engine.retry(attempt)
+
+    @statement
+    async def health(self, q: Queries) -> Health:
+        """Ask the database for its schema version, and time it. Raises Unavailable or its kin when it cannot answer."""
+        begun = time.perf_counter()
+        version = await q.get_schema_version()
+        latency = (time.perf_counter() - begun) * 1000
+        return Health(self.settings.backend, version or 0, round(latency, 3), self._engine.figures())
+
+    @property
+    def calls(self) -> dict[str, int]:
+        """How often each named query was sent since this Dal was opened."""
+        return dict(self._engine.ran)
+
+    @overload
+    def close(self: Dal[Sync]) -> None: ...
+    @overload
+    def close(self: Dal[Async]) -> Awaitable[None]: ...
+    def close(self) -> Any:
+        """Close every connection. Later calls raise Closed; closing again does nothing."""
+        return self._engine.close()
+
+    def __enter__(self: Dal[Sync]) -> Dal[Sync]:
+        return self
+
+    def __exit__(
+        self: Dal[Sync], kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    async def __aenter__(self: Dal[Async]) -> Dal[Async]:
+        return self
+
+    async def __aexit__(
+        self: Dal[Async], kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+
+def _is_async(engine: Any) -> bool:
+    return isinstance(engine, (SqliteAsync, PostgresAsync))
+
+
+@contextmanager
+def _transaction(engine: Any, options: Options, clock: Clock) -> Generator[Tx[Sync]]:
+    with engine.unit(options) as unit:
+        yield Tx(engine, unit, clock)
+
+
+@asynccontextmanager
+async def _transaction_async(engine: Any, options: Options, clock: Clock) -> AsyncGenerator[Tx[Async]]:
+    async with engine.unit(options) as unit:
+        yield Tx(engine, unit, clock)
+
+
+@contextmanager
+def _nested(tx: Any) -> Generator[Tx[Sync]]:
+    with tx._engine.savepoint(tx._unit):
+        yield tx
+
+
+@asynccontextmanager
+async def _nested_async(tx: Any) -> AsyncGenerator[Tx[Async]]:
+    async with tx._engine.savepoint(tx._unit):
+        yield tx
+
+
+# --- opening ----------------------------------------------------------------------------------------------------------
+
+
+def load_catalog(settings: Settings) -> Catalog:
+    """The queries of the settings' dialect, overrides included. Raises CatalogError."""
+    return Catalog.load(settings.backend, MODELS_BY_NAME, settings.sql_dir)
+
+
+def _prepare(settings: Settings, migrate: bool | None, clock: Clock) -> tuple[Catalog, File | None]:
+    """Load the queries and bring or check the schema. The file is open afterwards; on PostgreSQL there is none."""
+    catalog = load_catalog(settings)
+    file = File(settings) if settings.backend == "sqlite" else None
+    try:
+        door = PostgresDoor(settings) if file is None else SqliteDoor(file)
+        try:
+            schema = Schema(door, catalog, clock)
+            if migrate or (migrate is None and file is not None):
+                schema.apply()
+            schema.require()
+        finally:
+            door.close()
+    except BaseException:
+        if file is not None:
+            file.close()
+        raise
+    return catalog, file
+
+
+def connect(
+    database: str | Settings | None = None, *, migrate: bool | None = None, clock: Clock = utc_now
+) -> Dal[Sync]:
+    """Open a database for blocking code.
+
+    database: a URL, ``sqlite:///relative.db``, ``sqlite:////absolute.db``, ``sqlite:///:memory:`` or ``postgresql://…``;
+    Settings; or None for the settings of the environment and the YAML file. migrate: apply pending migrations; by
+    default on SQLite only. clock: what stamps every write, an aware datetime.
+    Raises Invalid, SchemaError, CatalogError, Unavailable.
+    """
+    settings = Settings.load(database)
+    catalog, file = _prepare(settings, migrate, clock)
+    engine = PostgresSync(settings, catalog) if file is None else SqliteSync(file, catalog)
+    return Dal(engine, settings, clock)
+
+
+class aconnect:
+    """Open a database for asyncio code: ``async with aconnect(url) as db``, or ``db = await aconnect(url)``.
+
+    It belongs to the running event loop. Arguments and errors as for ``connect``.
+    """
+
+    def __init__(
+        self, database: str | Settings | None = None, *, migrate: bool | None = None, clock: Clock = utc_now
+    ) -> None:
+        self._arguments = (database, migrate, clock)
+        self._db: Dal[Async] | None = None
+
+    def __await__(self) -> Generator[Any, Any, Dal[Async]]:
+        return self._open().__await__()
+
+    async def _open(self) -> Dal[Async]:
+        database, migrate, clock = self._arguments
+        settings = Settings.load(database)
+        catalog, file = await asyncio.to_thread(_prepare, settings, migrate, clock)
+        if file is not None:
+            return Dal(SqliteAsync(file, catalog), settings, clock)
+        engine = PostgresAsync(settings, catalog)
+        await engine.open()
+        return Dal(engine, settings, clock)
+
+    async def __aenter__(self) -> Dal[Async]:
+        self._db = await self._open()
+        return self._db
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        assert self._db is not None  # __aenter__ has run
+        await self._db.close()
+
+
+@contextmanager
+def open_schema(settings: Settings, clock: Clock = utc_now) -> Generator[Schema]:
+    """The schema of a database, to look at or to change, without opening the stores."""
+    catalog = load_catalog(settings)
+    file = File(settings) if settings.backend == "sqlite" else None
+    door = PostgresDoor(settings) if file is None else SqliteDoor(file)
+    try:
+        yield Schema(door, catalog, clock)
+    finally:
+        door.close()
+        if file is not None:
+            file.close()

@@ -1,0 +1,44 @@
+"""What stores ask of an argument beyond its type. Each check returns the value to store, or raises Invalid."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TypeVar
+
+from dal.core.rows import check_text
+from dal.errors import Invalid
+
+MAX_KEY_BYTES = 512
+
+L = TypeVar("L", bound=str)
+
+
+def check_key(value: str, path: str) -> str:
+    """Text that is looked up by: 1 to 512 bytes of UTF-8, because an index entry has to hold it."""
+    size = len(check_text(value, path).encode())
+    if not 1 <= size <= MAX_KEY_BYTES:
+        raise Invalid(f"{size} bytes; takes 1 to {MAX_KEY_BYTES}", path=path)
+    return value
+
+
+def check_length(value: str, path: str, low: int, high: int) -> str:
+    """Text of so many characters."""
+    if not low <= len(check_text(value, path)) <= high:
+        raise Invalid(f"{len(value)} characters; takes {low} to {high}", path=path)
+    return value
+
+
+def check_choice(value: L, path: str, choices: Sequence[str]) -> L:
+    """One of a few words."""
+    if type(value) is not str or value not in choices:
+        shown = f"'{check_text(value, path)[:40]}'" if type(value) is str else type(value).__name__
+        raise Invalid(f"{shown}; takes {', '.join(choices)}", path=path)
+    return value
+
+
+def check_tags(value: Sequence[str], path: str = "tags") -> list[str]:
+    """Tags trimmed, in lower case, each once, in the order given."""
+    if type(value) is not list and type(value) is not tuple:
+        raise Invalid(f"takes a list or tuple of str, not {type(value).__name__}", path=path)
+    tags = [check_text(tag, f"{path}[{at}]").strip().lower() for at, tag in enumerate(value)]
+    return list(dict.fromkeys(check_key(tag, f"{path}[{at}]") for at, tag in enumerate(tags)))

@@ -1,0 +1,133 @@
+-- Workflows with their versions, runs, and the audit trail of both.
+
+create table workflows (
+    id            uuid        not null,
+    handle        text,
+    name          text        not null,
+    slug          text        not null,
+    description   text,
+    tags          jsonb       not null,
+    draft_access  text        not null,
+    is_archived   boolean     not null default false,
+    is_public     boolean     not null default false,
+    published_at  timestamptz,
+    published_by  text,
+    require_login boolean     not null default false,
+    chat_config   jsonb,
+    revision      bigint      not null default 1,
+    last_version  bigint      not null default 0,
+    last_event    bigint      not null default 0,
+    created_at    timestamptz not null,
+    created_by    text        not null,
+    updated_at    timestamptz not null,
+    constraint workflows_pkey primary key (id),
+    constraint workflows_handle_check check (length(handle) between 1 and 64),
+    constraint workflows_name_check check (length(name) between 1 and 128),
+    constraint workflows_description_check check (length(description) <= 1024),
+    constraint workflows_draft_access_check check (draft_access in ('personal', 'authenticated', 'workspace')),
+    constraint workflows_published_check check (is_public = (published_at is not null)),
+    constraint workflows_archived_check check (not (is_archived and is_public))
+) with (fillfactor = 85);
+
+create unique index workflows_handle_key on workflows (handle) where not is_archived;
+create index workflows_archived_handle_idx on workflows (handle) where is_archived;
+create index workflows_created_idx on workflows (created_at desc, id desc);
+create index workflows_active_created_idx on workflows (created_at desc, id desc) where not is_archived;
+
+create table workflow_tags (
+    workflow_id uuid        not null,
+    tag         text        not null,
+    created_at  timestamptz not null,
+    is_archived boolean     not null,
+    constraint workflow_tags_pkey primary key (workflow_id, tag),
+    constraint workflow_tags_workflow_fkey foreign key (workflow_id) references workflows (id) on delete cascade
+);
+
+create index workflow_tags_tag_idx on workflow_tags (tag, created_at desc, workflow_id desc);
+create index workflow_tags_active_tag_idx on workflow_tags (tag, created_at desc, workflow_id desc)
+    where not is_archived;
+
+create table workflow_events (
+    workflow_id uuid        not null,
+    number      bigint      not null,
+    actor       text        not null,
+    action      text        not null,
+    at          timestamptz not null,
+    metadata    jsonb       not null,
+    constraint workflow_events_pkey primary key (workflow_id, number),
+    constraint workflow_events_workflow_fkey foreign key (workflow_id) references workflows (id) on delete cascade
+);
+
+create table workflow_versions (
+    id              uuid        not null,
+    workflow_id     uuid        not null,
+    number          bigint      not null,
+    graph           jsonb       not null,
+    graph_hash      text        not null,
+    mermaid         text,
+    metadata        jsonb       not null,
+    runnable_config jsonb,
+    notes           text,
+    created_at      timestamptz not null,
+    created_by      text        not null,
+    updated_at      timestamptz not null,
+    constraint workflow_versions_pkey primary key (id),
+    constraint workflow_versions_number_key unique (workflow_id, number),
+    constraint workflow_versions_id_key unique (workflow_id, id),
+    constraint workflow_versions_number_check check (number >= 1),
+    constraint workflow_versions_workflow_fkey foreign key (workflow_id) references workflows (id) on delete cascade
+);
+
+create index workflow_versions_hash_idx on workflow_versions (workflow_id, graph_hash, number desc);
+
+create table runs (
+    id               uuid        not null,
+    workflow_id      uuid        not null,
+    version_id       uuid        not null,
+    status           text        not null,
+    triggered_by     text        not null,
+    inputs           jsonb       not null,
+    runnable_config  jsonb,
+    tags             jsonb       not null,
+    callbacks        jsonb       not null,
+    metadata         jsonb       not null,
+    name             text,
+    output           jsonb,
+    error            text,
+    attempt          bigint      not null default 1,
+    retry_of         uuid,
+    retry_at         timestamptz,
+    idempotency_key  text,
+    lease_owner      text,
+    lease_expires_at timestamptz,
+    last_event       bigint      not null default 0,
+    created_at       timestamptz not null,
+    started_at       timestamptz,
+    completed_at     timestamptz,
+    updated_at       timestamptz not null,
+    constraint runs_pkey primary key (id),
+    constraint runs_status_check check (status in ('pending', 'running', 'succeeded', 'failed', 'cancelled')),
+    constraint runs_completed_check check ((completed_at is null) = (status in ('pending', 'running'))),
+    constraint runs_lease_check check ((lease_owner is null) = (lease_expires_at is null)),
+    constraint runs_attempt_check check (attempt >= 1),
+    constraint runs_workflow_fkey foreign key (workflow_id) references workflows (id) on delete cascade,
+    constraint runs_version_fkey foreign key (workflow_id, version_id) references workflow_versions (workflow_id, id),
+    constraint runs_retry_fkey foreign key (retry_of) references runs (id)
+) with (fillfactor = 85);
+
+create index runs_workflow_created_idx on runs (workflow_id, created_at desc, id desc);
+create index runs_workflow_status_created_idx on runs (workflow_id, status, created_at desc, id desc);
+create index runs_version_idx on runs (version_id);
+create index runs_retry_idx on runs (retry_of) where retry_of is not null;
+create unique index runs_idempotency_key on runs (workflow_id, idempotency_key) where idempotency_key is not null;
+
+create table run_events (
+    run_id   uuid        not null,
+    number   bigint      not null,
+    actor    text        not null,
+    action   text        not null,
+    at       timestamptz not null,
+    metadata jsonb       not null,
+    constraint run_events_pkey primary key (run_id, number),
+    constraint run_events_run_fkey foreign key (run_id) references runs (id) on delete cascade
+);

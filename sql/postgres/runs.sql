@@ -1,0 +1,200 @@
+-- Runs: one a row, with a small state machine. pending → running → succeeded | failed | cancelled; pending → failed |
+-- cancelled. Every transition locks the row, looks, and changes it, in one statement.
+-- Grows to about: runs 1e7, events 4e7 rows.
+
+-- name: create_run(id, workflow_id, version_id, triggered_by, inputs, runnable_config, tags, callbacks, metadata, name, idempotency_key, actor, now)^
+-- A pending run of a version, the latest if version_id is null. The row is the first run if the idempotency key was used
+-- before: its id is not the one given. Refused with 'archived', or with 'version' if the workflow has no such version.
+-- params: id uuid, workflow_id uuid, version_id uuid?, triggered_by text, inputs json, runnable_config json?, tags json,
+--         callbacks json, metadata json, name text?, idempotency_key text?, actor text, now timestamptz
+-- returns: Applied[Run]
+-- class: point
+with w as (
+    select id, is_archived from workflows where id = :workflow_id for share
+), v as (
+    select v.id, v.runnable_config
+      from workflow_versions v
+     where v.workflow_id = :workflow_id
+       and v.id = coalesce(:version_id, (select n.id from workflow_versions n where n.workflow_id = :workflow_id
+                                          order by n.number desc limit 1))
+), o as (
+    select id from runs where workflow_id = :workflow_id and idempotency_key = :idempotency_key
+), r as (
+    insert into runs as r (id, workflow_id, version_id, status, triggered_by, inputs, runnable_config, tags, callbacks,
+                           metadata, name, idempotency_key, last_event, created_at, updated_at)
+    select :id, w.id, v.id, 'pending', :triggered_by, :inputs, coalesce(:runnable_config, v.runnable_config), :tags,
+           :callbacks, :metadata, :name, :idempotency_key, 1, :now, :now
+      from w cross join v
+     where not w.is_archived or exists (select from o)
+        on conflict (workflow_id, idempotency_key) where idempotency_key is not null
+        do update set idempotency_key = excluded.idempotency_key
+    returning r.id, r.workflow_id, r.version_id, r.status, r.triggered_by, r.inputs, r.runnable_config, r.tags,
+              r.callbacks, r.metadata, r.name, r.output, r.error, r.attempt, r.retry_of, r.retry_at,
+              r.idempotency_key, r.lease_owner, r.lease_expires_at, r.created_at, r.started_at, r.completed_at,
+              r.updated_at
+), e as (
+    insert into run_events (run_id, number, actor, action, at, metadata)
+    select id, 1, :actor, 'created', :now, '{}' from r where id = :id
+)
+select r.id is not null as applied, case when w.is_archived then 'archived' else 'version' end as found,
+       r.id, r.workflow_id, r.version_id, r.status, r.triggered_by, r.inputs, r.runnable_config, r.tags,
+       r.callbacks, r.metadata, r.name, r.output, r.error, r.attempt, r.retry_of, r.retry_at, r.idempotency_key,
+       r.lease_owner, r.lease_expires_at, r.created_at, r.started_at, r.completed_at, r.updated_at
+  from w left join r on true;
+
+-- name: get_run(run_id)^
+-- One run.
+-- params: run_id uuid
+-- returns: Run
+-- class: point
+select id, workflow_id, version_id, status, triggered_by, inputs, runnable_config, tags, callbacks, metadata, name,
+       output, error, attempt, retry_of, retry_at, idempotency_key, lease_owner, lease_expires_at, created_at,
+       started_at, completed_at, updated_at
+  from runs
+ where id = :run_id;
+
+-- name: list_runs(workflow_id, after_at, after_id, limit)
+-- Runs of a workflow, newest first, one page.
+-- params: workflow_id uuid, after_at timestamptz, after_id uuid, limit int
+-- returns: Run
+-- class: page
+select id, workflow_id, version_id, status, triggered_by, inputs, runnable_config, tags, callbacks, metadata, name,
+       output, error, attempt, retry_of, retry_at, idempotency_key, lease_owner, lease_expires_at, created_at,
+       started_at, completed_at, updated_at
+  from runs
+ where workflow_id = :workflow_id and (created_at, id) < (:after_at, :after_id)
+ order by created_at desc, id desc
+ limit :limit;
+
+-- name: list_runs_by_status(workflow_id, status, after_at, after_id, limit)
+-- Runs of a workflow in one state, newest first, one page.
+-- params: workflow_id uuid, status text, after_at timestamptz, after_id uuid, limit int
+-- returns: Run
+-- class: page
+select id, workflow_id, version_id, status, triggered_by, inputs, runnable_config, tags, callbacks, metadata, name,
+       output, error, attempt, retry_of, retry_at, idempotency_key, lease_owner, lease_expires_at, created_at,
+       started_at, completed_at, updated_at
+  from runs
+ where workflow_id = :workflow_id and status = :status and (created_at, id) < (:after_at, :after_id)
+ order by created_at desc, id desc
+ limit :limit;
+
+-- name: mark_run_running(run_id, actor, now)^
+-- pending → running. Refused with the state found.
+-- params: run_id uuid, actor text, now timestamptz
+-- returns: Applied[Run]
+-- class: point
+with l as (
+    select id, status from runs where id = :run_id for update
+), r as (
+    update runs r
+       set status = 'running', started_at = :now, last_event = r.last_event + 1, updated_at = :now
+      from l
+     where r.id = l.id and l.status = 'pending'
+    returning r.id, r.workflow_id, r.version_id, r.status, r.triggered_by, r.inputs, r.runnable_config, r.tags,
+              r.callbacks, r.metadata, r.name, r.output, r.error, r.attempt, r.retry_of, r.retry_at,
+              r.idempotency_key, r.lease_owner, r.lease_expires_at, r.created_at, r.started_at, r.completed_at,
+              r.updated_at,
+              r.last_event
+), e as (
+    insert into run_events (run_id, number, actor, action, at, metadata)
+    select id, last_event, :actor, 'started', :now, '{}' from r
+)
+select r.id is not null as applied, l.status as found,
+       r.id, r.workflow_id, r.version_id, r.status, r.triggered_by, r.inputs, r.runnable_config, r.tags,
+       r.callbacks, r.metadata, r.name, r.output, r.error, r.attempt, r.retry_of, r.retry_at, r.idempotency_key,
+       r.lease_owner, r.lease_expires_at, r.created_at, r.started_at, r.completed_at, r.updated_at
+  from l left join r on true;
+
+-- name: mark_run_succeeded(run_id, output, actor, now)^
+-- running → succeeded. Refused with the state found.
+-- params: run_id uuid, output json, actor text, now timestamptz
+-- returns: Applied[Run]
+-- class: point
+with l as (
+    select id, status from runs where id = :run_id for update
+), r as (
+    update runs r
+       set status = 'succeeded', output = :output, completed_at = :now, last_event = r.last_event + 1,
+           updated_at = :now
+      from l
+     where r.id = l.id and l.status = 'running'
+    returning r.id, r.workflow_id, r.version_id, r.status, r.triggered_by, r.inputs, r.runnable_config, r.tags,
+              r.callbacks, r.metadata, r.name, r.output, r.error, r.attempt, r.retry_of, r.retry_at,
+              r.idempotency_key, r.lease_owner, r.lease_expires_at, r.created_at, r.started_at, r.completed_at,
+              r.updated_at,
+              r.last_event
+), e as (
+    insert into run_events (run_id, number, actor, action, at, metadata)
+    select id, last_event, :actor, 'succeeded', :now, '{}' from r
+)
+select r.id is not null as applied, l.status as found,
+       r.id, r.workflow_id, r.version_id, r.status, r.triggered_by, r.inputs, r.runnable_config, r.tags,
+       r.callbacks, r.metadata, r.name, r.output, r.error, r.attempt, r.retry_of, r.retry_at, r.idempotency_key,
+       r.lease_owner, r.lease_expires_at, r.created_at, r.started_at, r.completed_at, r.updated_at
+  from l left join r on true;
+
+-- name: mark_run_failed(run_id, error, actor, now)^
+-- pending or running → failed. Refused with the state found.
+-- params: run_id uuid, error text, actor text, now timestamptz
+-- returns: Applied[Run]
+-- class: point
+with l as (
+    select id, status from runs where id = :run_id for update
+), r as (
+    update runs r
+       set status = 'failed', error = :error, completed_at = :now, last_event = r.last_event + 1, updated_at = :now
+      from l
+     where r.id = l.id and l.status in ('pending', 'running')
+    returning r.id, r.workflow_id, r.version_id, r.status, r.triggered_by, r.inputs, r.runnable_config, r.tags,
+              r.callbacks, r.metadata, r.name, r.output, r.error, r.attempt, r.retry_of, r.retry_at,
+              r.idempotency_key, r.lease_owner, r.lease_expires_at, r.created_at, r.started_at, r.completed_at,
+              r.updated_at,
+              r.last_event
+), e as (
+    insert into run_events (run_id, number, actor, action, at, metadata)
+    select id, last_event, :actor, 'failed', :now, '{}' from r
+)
+select r.id is not null as applied, l.status as found,
+       r.id, r.workflow_id, r.version_id, r.status, r.triggered_by, r.inputs, r.runnable_config, r.tags,
+       r.callbacks, r.metadata, r.name, r.output, r.error, r.attempt, r.retry_of, r.retry_at, r.idempotency_key,
+       r.lease_owner, r.lease_expires_at, r.created_at, r.started_at, r.completed_at, r.updated_at
+  from l left join r on true;
+
+-- name: mark_run_cancelled(run_id, reason, actor, now)^
+-- pending or running → cancelled, the reason kept as the run's error. Refused with the state found.
+-- params: run_id uuid, reason text?, actor text, now timestamptz
+-- returns: Applied[Run]
+-- class: point
+with l as (
+    select id, status from runs where id = :run_id for update
+), r as (
+    update runs r
+       set status = 'cancelled', error = :reason, completed_at = :now, last_event = r.last_event + 1, updated_at = :now
+      from l
+     where r.id = l.id and l.status in ('pending', 'running')
+    returning r.id, r.workflow_id, r.version_id, r.status, r.triggered_by, r.inputs, r.runnable_config, r.tags,
+              r.callbacks, r.metadata, r.name, r.output, r.error, r.attempt, r.retry_of, r.retry_at,
+              r.idempotency_key, r.lease_owner, r.lease_expires_at, r.created_at, r.started_at, r.completed_at,
+              r.updated_at,
+              r.last_event
+), e as (
+    insert into run_events (run_id, number, actor, action, at, metadata)
+    select id, last_event, :actor, 'cancelled', :now, '{}' from r
+)
+select r.id is not null as applied, l.status as found,
+       r.id, r.workflow_id, r.version_id, r.status, r.triggered_by, r.inputs, r.runnable_config, r.tags,
+       r.callbacks, r.metadata, r.name, r.output, r.error, r.attempt, r.retry_of, r.retry_at, r.idempotency_key,
+       r.lease_owner, r.lease_expires_at, r.created_at, r.started_at, r.completed_at, r.updated_at
+  from l left join r on true;
+
+-- name: list_run_events(run_id, after, limit)
+-- The audit trail of a run, oldest first, one page; after is 0 for the first.
+-- params: run_id uuid, after int, limit int
+-- returns: Event
+-- class: page
+select number, actor, action, at, metadata
+  from run_events
+ where run_id = :run_id and number > :after
+ order by number
+ limit :limit;
