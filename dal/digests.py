@@ -6,6 +6,7 @@ import hashlib
 import os
 import threading
 import time
+from collections.abc import Callable
 from uuid import UUID, SafeUUID
 
 _new = object.__new__
@@ -35,13 +36,15 @@ class Uuid7:
     48 bits of Unix milliseconds, 42 bits of counter seeded at random each millisecond, 32 bits of randomness.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, clock: Callable[[], int] = time.time_ns) -> None:
+        """clock: Unix time in nanoseconds."""
+        self._clock = clock
         self._lock = threading.Lock()
         self._last = 0
         self._pid = os.getpid()
 
     def __call__(self) -> UUID:
-        milliseconds = time.time_ns() // 1_000_000
+        milliseconds = self._clock() // 1_000_000
         random = int.from_bytes(os.urandom(9), "big")
         with self._lock:
             if self._pid != os.getpid():

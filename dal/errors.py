@@ -37,10 +37,21 @@ class DalError(Exception):
 
         ``code`` is the SQLSTATE or the name of the SQLite result code, where a database refused.
         """
-        headline = (type(self).__doc__ or "").strip().splitlines()[0]
+        # The nearest one: an application's subclass may have no docstring of its own.
+        headline = next(kind.__doc__ for kind in type(self).__mro__ if kind.__doc__).strip().splitlines()[0]
         super().__init__(f"{headline.rstrip('.')}: {detail}" if detail else headline)
         self.query = query
         self.code = None
+
+    def __reduce__(self) -> tuple[object, ...]:
+        # The usual way would hand the finished message to __init__ as the detail.
+        return _rebuilt, (type(self), self.args, self.__dict__)
+
+
+def _rebuilt(kind: type[DalError], args: tuple[object, ...], state: Mapping[str, object]) -> DalError:
+    error = kind.__new__(kind, *args)
+    error.__dict__.update(state)
+    return error
 
 
 class Invalid(DalError, ValueError):
@@ -184,6 +195,7 @@ SQLSTATES: Mapping[str, type[DalError]] = {
     "25P02": TransactionAborted,
     "25P03": Unavailable,  # idle in transaction for too long
     "40": Unavailable,  # serialization failure, deadlock
+    "3F": SchemaError,  # no schema of the search path exists
     "42501": SchemaError,  # no privilege on an object
     "42": SchemaError,  # undefined table, column or function: the schema is not the one the queries were written for
     "08": Unavailable,
@@ -192,6 +204,7 @@ SQLSTATES: Mapping[str, type[DalError]] = {
     "0A000": Unavailable,  # cached plan must not change result type: the schema changed under a live connection
     "53100": DiskFull,
     "53": Overloaded,  # out of memory, too many connections
+    "54": Invalid,  # a value too large for an index, a statement too deep for the stack
     "55P03": Unavailable,  # lock not available within lock_timeout
     "55": InvalidState,
     "57014": Unavailable,  # statement_timeout
@@ -220,6 +233,7 @@ SQLITE_CODES: Mapping[int, type[DalError]] = {
     11: CorruptDatabase,
     13: DiskFull,
     14: Unavailable,  # SQLITE_CANTOPEN
+    15: Unavailable,  # SQLITE_PROTOCOL: too many processes began to use the log at once
     17: SchemaError,  # SQLITE_SCHEMA
     18: Invalid,  # SQLITE_TOOBIG
     23: Unavailable,  # SQLITE_AUTH

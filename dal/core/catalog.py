@@ -10,12 +10,13 @@ from __future__ import annotations
 import difflib
 import functools
 import hashlib
+import keyword
 import re
 import types
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, Protocol, get_args
+from typing import Any, Literal, Protocol, TypeAlias, get_args
 
 import aiosql
 from msgspec import Struct
@@ -35,12 +36,17 @@ from dal.errors import CatalogError, CorruptDatabase, DalError
 
 Class = Literal["point", "page", "hot", "batch", "report"]
 Operator = Literal["", "^", "$", "!"]
+Binder: TypeAlias = Callable[[Mapping[str, Any]], tuple[tuple[object, ...], ...]]
 DIRECTIVES = ("name", "params", "returns", "class", "plan", "differs")
 
 _HEADER = re.compile(r"(?P<name>[a-z][a-z0-9_]*)\((?P<params>[\w\s,]*)\)(?P<op>.*)")
 _DIRECTIVE = re.compile(r"--\s*(?P<word>\w+)\s*:(?!:)(?P<rest>.*)")
 _PARAM = re.compile(r"(?P<name>\w+)\s+(?P<kind>\w+(?:\[\])?)(?P<null>\?)?")
-_WRITES = re.compile(r"\b(insert|update|delete|merge)\b", re.IGNORECASE)
+_RETURNS = re.compile(r"(?P<applied>Applied\[)?(?P<model>\w+)(?(applied)\])")
+_WRITES = re.compile(r"\b(insert|update|delete|merge|replace\s+into)\b", re.IGNORECASE)
+# Names that a query function cannot have, or cannot take: it would hide what it is made of.
+_QUERY_NAMES = frozenset({*keyword.kwlist, *dir(View), *dir(aiosql.queries.Queries), "driver_adapter", "is_aio"})
+_PARAM_NAMES = frozenset({*keyword.kwlist, "self", "conn"})
 
 
 # --- what a query is --------------------------------------------------------------------------------------------------
@@ -64,7 +70,8 @@ class Query:
 
     store: the stem of its file. op: '' many rows, '^' one or none, '$' one value or none, '!' a count of rows.
     text: the SQL as written. statements: as the driver takes it, one on PostgreSQL. uses: the index that a
-    ``plan: uses …`` line demands. custom: to be planned with its values. line: of the header.
+    ``plan: uses …`` line demands. rows: how many it may touch, by ``plan: rows …``. custom: to be planned with its
+    values. line: of the header.
     """
 
     name: str
@@ -82,8 +89,9 @@ class Query:
     writes: bool
     custom: bool = False
     uses: str | None = None
+    rows: int | None = None
     differs: str | None = None
-    _binders: tuple[Callable[[Mapping[str, Any]], tuple[object, ...]], ...] = field(default=(), repr=False)
+    _binder: Binder = field(default=lambda values: (), repr=False)
     build: Callable[[Any], Any] = field(default=tuple, repr=False)
 
     @property
@@ -99,10 +107,12 @@ class Query:
 
     def bind(self, values: Mapping[str, Any]) -> tuple[tuple[object, ...], ...]:
         """Check and encode the arguments, once for each statement. Raises Invalid naming the parameter."""
-        if len(values) != len(self.params):
-            raise TypeError(f"{self.name} takes {[p.name for p in self.params]}, got {sorted(values)}")
         try:
-            return tuple([binder(values) for binder in self._binders])
+            if len(values) != len(self.params):
+                raise KeyError
+            return self._binder(values)
+        except KeyError:
+            raise TypeError(f"{self.name} takes {[p.name for p in self.params]}, got {sorted(values)}") from None
         except DalError as error:
             error.query = self.name
             raise
@@ -112,12 +122,16 @@ class Query:
         return f"{self.path}:{self.line}"
 
 
-def _binder(names: Sequence[str], params: Sequence[Param], dialect: Dialect) -> Callable[..., tuple[object, ...]]:
-    by_name = {param.name: param for param in params}
-    encoders = [(name, encoder(by_name[name].kind, nullable=by_name[name].nullable, dialect=dialect)) for name in names]
-    scope: dict[str, Any] = {f"e{at}": encode for at, (_, encode) in enumerate(encoders)}
-    body = "".join(f"e{at}(v[{name!r}], {name!r})," for at, name in enumerate(names))
-    bind: Callable[..., tuple[object, ...]] = eval(f"lambda v: ({body})", scope)  # noqa: S307 - checked identifiers
+def _binder(compiled: Sequence[Statement], params: Sequence[Param], dialect: Dialect) -> Binder:
+    """A function from arguments by name to each statement's values, every argument checked and encoded once."""
+    scope: dict[str, Any] = {
+        f"e{at}": encoder(param.kind, nullable=param.nullable, dialect=dialect) for at, param in enumerate(params)
+    }
+    encoded = ", ".join(f"e{at}(v[{param.name!r}], {param.name!r})" for at, param in enumerate(params))
+    place = {param.name: f"a{at}" for at, param in enumerate(params)}
+    taken = "".join("(" + "".join(f"{place[name]}, " for name in statement.params) + "), " for statement in compiled)
+    source = f"lambda v: (lambda {', '.join(place.values())}: ({taken}))({encoded})"
+    bind: Binder = eval(source, scope)  # noqa: S307 - only our numbers and checked identifiers are in it
     return bind
 
 
@@ -138,8 +152,9 @@ def split_file(path: Path, dialect: Dialect) -> list[tuple[int, list[str], str]]
     Raises CatalogError for what aiosql drops or misreads: text before the first header, a header inside a string (which
     is none), a misspelt directive, a comment directive below its query's first line of SQL.
     """
-    text = path.read_text(encoding="utf-8")
+    text = _read(path)
     starts: list[int] = []
+    directives: list[tuple[int, str]] = []
     try:
         for token in tokens(text, dialect):
             at_line_start = text[: token.at].rpartition("\n")[2].strip() == ""
@@ -149,6 +164,8 @@ def split_file(path: Path, dialect: Dialect) -> list[tuple[int, list[str], str]]
                     starts.append(token.at)
                 elif word and not starts:
                     raise _fault(path, _line_of(text, token.at), f"'{word}:' stands before the first '-- name:'")
+                elif word:
+                    directives.append((_line_of(text, token.at), word))
             elif not starts and token.kind != "comment" and token.text.strip():
                 raise _fault(path, _line_of(text, token.at), "SQL before the first '-- name:' would never run")
     except SqlSyntax as error:
@@ -159,8 +176,23 @@ def split_file(path: Path, dialect: Dialect) -> list[tuple[int, list[str], str]]
         header = 0
         while header < len(lines) and lines[header].lstrip().startswith("--"):
             header += 1
-        queries.append((_line_of(text, start), lines[:header], "\n".join(lines[header:]).strip()))
+        queries.append((_line_of(text, start), lines[:header], "\n".join(lines[header:]).rstrip()))
+    inside = {line + offset for line, header_lines, _ in queries for offset in range(len(header_lines))}
+    for line, word in directives:
+        if line not in inside:
+            raise _fault(
+                path, line, f"'{word}:' stands apart from its header, the comment lines right below '-- name:'"
+            )
     return queries
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise _fault(path, error.object.count(b"\n", 0, error.start) + 1, "is not UTF-8") from None
+    except OSError as error:
+        raise CatalogError(f"{path} cannot be read: {error.strerror}") from error
 
 
 def _directive(comment: str, path: Path, line: int) -> str | None:
@@ -222,59 +254,68 @@ def read_file(
     contracts: the PostgreSQL queries by name, from which the SQLite twins take params, returns and class; None when the
     file is PostgreSQL's own. Raises CatalogError naming file and line.
     """
-    queries = []
-    for line, header, text in split_file(path, dialect):
-        prose, found, at = _header(header, path, line)
-        name, names, op = _signature(found["name"], path, line)
-        if dialect == "postgres":
-            for needed in ("params", "class"):
-                if needed not in found and not (needed == "params" and not names):
-                    raise _fault(path, line, f"{name} has no '-- {needed}:' line")
-            params = _params(found.get("params", ""), names, path, at.get("params", line))
-            returns, class_ = found.get("returns", "nothing"), found["class"]
-            _check_returns(returns, op, models, path, at.get("returns", line))
-            if class_ not in get_args(Class):
-                raise _fault(path, at["class"], f"'{class_}' is no class: {', '.join(get_args(Class))}")
-        else:
-            twin = (contracts or {}).get(name)
-            if twin is None:
-                raise _fault(path, line, f"{name} has no twin in the other dialect, which holds its contract")
-            if (names, op) != ([param.name for param in twin.params], twin.op):
-                raise _fault(path, line, f"the name line differs from {twin.where()}: {twin.contract}")
-            if twin.store != path.stem:
-                raise _fault(path, line, f"{name} stands in {twin.path.name} in the other dialect")
-            if repeated := {"params", "returns", "class"} & set(found):
-                raise _fault(path, line, f"'{min(repeated)}:' belongs in {twin.where()} alone")
-            params, returns, class_ = twin.params, twin.returns, twin.class_
-        try:
-            compiled = statements(text, dialect, f"/* dal:{name} */", _PLACEHOLDERS[dialect])
-        except SqlSyntax as error:
-            offset = line + len(header) + text.count("\n", 0, error.at)
-            raise _fault(path, offset, f"{name}: {error}") from None
-        _check_statements(name, compiled, names, dialect, path, line)
-        queries.append(
-            Query(
-                name=name,
-                store=path.stem,
-                op=op,
-                params=params,
-                returns=returns,
-                class_=class_,  # type: ignore[arg-type]  # checked against Class above
-                doc=prose,
-                text=text,
-                path=path,
-                line=line,
-                dialect=dialect,
-                statements=tuple(compiled),
-                writes=any(_writes(statement.sql, dialect) for statement in compiled),
-                custom=found.get("plan") == "custom",
-                uses=found["plan"].removeprefix("uses ") if found.get("plan", "").startswith("uses ") else None,
-                differs=found.get("differs"),
-                _binders=tuple(_binder(statement.params, params, dialect) for statement in compiled),
-                build=_row_builder(returns, op, models, dialect),
-            )
-        )
-    return queries
+    return [_read_query(piece, path, dialect, models, contracts) for piece in split_file(path, dialect)]
+
+
+def _read_query(
+    piece: tuple[int, list[str], str],
+    path: Path,
+    dialect: Dialect,
+    models: Mapping[str, type[Struct]],
+    contracts: Mapping[str, Query] | None,
+) -> Query:
+    line, header, text = piece
+    prose, found, at = _header(header, path, line)
+    twin: Query | None = None
+    name, names, op = _signature(found["name"], path, line)
+    if dialect == "postgres":
+        for needed in ("params", "class"):
+            if needed not in found and not (needed == "params" and not names):
+                raise _fault(path, line, f"{name} has no '-- {needed}:' line")
+        params = _params(found.get("params", ""), names, path, at.get("params", line))
+        returns, class_ = found.get("returns", "nothing"), found["class"]
+        _check_returns(returns, op, models, path, at.get("returns", line))
+        if class_ not in get_args(Class):
+            raise _fault(path, at["class"], f"'{class_}' is no class: {', '.join(get_args(Class))}")
+    else:
+        twin = (contracts or {}).get(name)
+        if twin is None:
+            raise _fault(path, line, f"{name} has no twin in the other dialect, which holds its contract")
+        if (names, op) != ([param.name for param in twin.params], twin.op):
+            raise _fault(path, line, f"the name line differs from {twin.where()}: {twin.contract}")
+        if twin.store != path.stem:
+            raise _fault(path, line, f"{name} stands in {twin.path.name} in the other dialect")
+        if repeated := {"params", "returns", "class"} & set(found):
+            raise _fault(path, line, f"'{min(repeated)}:' belongs in {twin.where()} alone")
+        params, returns, class_ = twin.params, twin.returns, twin.class_
+    plan = _plan(found.get("plan", ""), path, at.get("plan", line))
+    try:
+        compiled = statements(text, dialect, f"/* dal:{name} */", _PLACEHOLDERS[dialect])
+    except SqlSyntax as error:
+        offset = line + len(header) + text.count("\n", 0, error.at)
+        raise _fault(path, offset, f"{name}: {error}") from None
+    _check_statements(name, compiled, names, dialect, path, line)
+    return Query(
+        name=name,
+        store=path.stem,
+        op=op,
+        params=params,
+        returns=returns,
+        class_=class_,  # type: ignore[arg-type]  # checked against Class above
+        doc=prose,
+        text=text.strip(),
+        path=path,
+        line=line,
+        dialect=dialect,
+        statements=tuple(compiled),
+        writes=_writes(text, dialect),
+        custom="custom" in plan,
+        uses=plan.get("uses", twin.uses if twin else None),
+        rows=int(plan["rows"]) if "rows" in plan else twin.rows if twin else None,
+        differs=found.get("differs"),
+        _binder=_binder(compiled, params, dialect),
+        build=_row_builder(returns, op, models, dialect),
+    )
 
 
 _PLACEHOLDERS: Mapping[Dialect, Callable[[int], str]] = {
@@ -293,11 +334,27 @@ def _signature(directive: str, path: Path, line: int) -> tuple[str, list[str], O
     names = [name.strip() for name in found["params"].split(",") if name.strip()]
     if len(set(names)) != len(names):
         raise _fault(path, line, "a parameter is named twice")
+    if found["name"] in _QUERY_NAMES:
+        raise _fault(path, line, f"no query can be called '{found['name']}'; its functions have that name already")
+    if taken := _PARAM_NAMES & set(names):
+        raise _fault(path, line, f"no parameter can be called '{min(taken)}'")
     return found["name"], names, op  # type: ignore[return-value]  # checked against Operator above
 
 
+def _plan(directive: str, path: Path, line: int) -> dict[str, str]:
+    plan: dict[str, str] = {}
+    for piece in filter(None, (piece.strip() for piece in directive.split(","))):
+        found = re.fullmatch(r"(custom)()|(uses) (\w+)|(rows) (\d+)", piece)
+        if not found:
+            raise _fault(path, line, f"'{piece}' is no plan: custom, or uses and an index, or rows and a number")
+        word, value = filter(lambda group: group is not None, found.groups())
+        plan[word] = value
+    return plan
+
+
 def _check_returns(returns: str, op: Operator, models: Mapping[str, type[Struct]], path: Path, line: int) -> None:
-    model = returns.removeprefix("Applied[").removesuffix("]")
+    shape = _RETURNS.fullmatch(returns)
+    model = shape["model"] if shape else returns
     if op == "!":
         if returns != "nothing":
             raise _fault(path, line, "operator '!' answers a count of rows: no 'returns' line")
@@ -330,8 +387,7 @@ def _check_statements(
 
 
 def _writes(sql: str, dialect: Dialect) -> bool:
-    plain = "".join(token.text for token in tokens(sql.replace("$", ":p").replace("?", ":p"), dialect)
-                    if token.kind == "text")  # fmt: skip
+    plain = "".join(token.text if token.kind == "text" else " " for token in tokens(sql, dialect))
     return _WRITES.search(re.sub(r"\bfor\s+(no\s+key\s+)?update\b", "", plain, flags=re.IGNORECASE)) is not None
 
 
@@ -374,18 +430,18 @@ class _Adapter:
     async def select(self, view: View, query_name: str, sql: str, parameters: Any, record_class: Any) -> list[Any]:
         query = self._queries[query_name]
         rows, _ = await _run(view, query, parameters)
-        page: list[Any] = _built(query, lambda: list(map(query.build, rows)))
+        page: list[Any] = _built(query, lambda rows: list(map(query.build, rows)), rows)
         return page
 
     async def select_one(self, view: View, query_name: str, sql: str, parameters: Any, record_class: Any) -> Any:
         query = self._queries[query_name]
         rows, _ = await _run(view, query, parameters)
-        return _built(query, lambda: query.build(rows[0])) if rows else None
+        return _built(query, query.build, rows[0]) if rows else None
 
     async def select_value(self, view: View, query_name: str, sql: str, parameters: Any) -> Any:
         query = self._queries[query_name]
         rows, _ = await _run(view, query, parameters)
-        return _built(query, lambda: query.build(rows[0][0])) if rows else None
+        return _built(query, query.build, rows[0][0]) if rows else None
 
     async def insert_update_delete(self, view: View, query_name: str, sql: str, parameters: Any) -> int:
         _, count = await _run(view, self._queries[query_name], parameters)
@@ -400,9 +456,9 @@ async def _run(view: View, query: Query, parameters: Mapping[str, Any]) -> tuple
     return await session.execute(query, values)
 
 
-def _built(query: Query, build: Callable[[], Any]) -> Any:
+def _built(query: Query, build: Callable[[Any], Any], given: Any) -> Any:
     try:
-        return build()
+        return build(given)
     except DalError as error:
         error.query = query.name
         raise
@@ -426,28 +482,49 @@ class Catalog:
     view: type[View]
 
     @classmethod
-    def load(cls, dialect: Dialect, models: Mapping[str, type[Struct]], overrides: Path | None = None) -> Catalog:
+    def load(
+        cls,
+        dialect: Dialect,
+        models: Mapping[str, type[Struct]],
+        overrides: Path | None = None,
+        *,
+        root: Path | None = None,
+        refused: list[CatalogError] | None = None,
+    ) -> Catalog:
         """Read every query file of a dialect. Raises CatalogError for the first fault.
 
         models: every model a ``returns`` line may name. overrides: a directory shaped like ``sql/`` whose files replace
-        single queries; each must keep the packaged query's contract.
+        single queries; each must keep the packaged query's contract. root: the packaged ``sql/`` by default. refused:
+        takes the faults of overrides, each of which then leaves the packaged query in its place.
         """
-        return _load(dialect, tuple(models.items()), overrides)
+        packaged = _load(dialect, tuple(models.items()), root or sql_root())
+        if overrides is None:
+            return packaged
+        # Read anew each time: a running process may open the database again after an edit.
+        faults: list[CatalogError] = []
+        replaced = _read_overrides(overrides, dialect, models, packaged.queries, faults)
+        if faults and refused is None:
+            raise faults[0]
+        if refused is not None:
+            refused += faults
+        return _made({**packaged.queries, **replaced}, dialect)
 
 
 @functools.lru_cache(maxsize=16)
-def _load(dialect: Dialect, models: tuple[tuple[str, type[Struct]], ...], overrides: Path | None) -> Catalog:
+def _load(dialect: Dialect, models: tuple[tuple[str, type[Struct]], ...], root: Path) -> Catalog:
     known = dict(models)
-    contracts = _read_dialect(sql_root() / "postgres", "postgres", known, None)
+    contracts = _read_dialect(root / "postgres", "postgres", known, None)
     queries = contracts
     if dialect == "sqlite":
-        queries = _read_dialect(sql_root() / "sqlite", "sqlite", known, contracts)
+        queries = _read_dialect(root / "sqlite", "sqlite", known, contracts)
         if missing := set(contracts) - set(queries):
             lost = contracts[min(missing)]
             raise _fault(lost.path, lost.line, f"{lost.name} has no twin in sql/sqlite/{lost.path.name}")
-    if overrides is not None:
-        queries = {**queries, **_read_overrides(overrides / dialect, dialect, known, queries)}
-    return Catalog(dialect, types.MappingProxyType(queries), _make_view(dialect, queries))
+    return _made(queries, dialect)
+
+
+def _made(queries: Mapping[str, Query], dialect: Dialect) -> Catalog:
+    return Catalog(dialect, types.MappingProxyType(queries), _make_view(queries))
 
 
 def _read_dialect(
@@ -467,37 +544,70 @@ def _read_dialect(
 
 
 def _read_overrides(
-    folder: Path, dialect: Dialect, models: Mapping[str, type[Struct]], packaged: Mapping[str, Query]
+    folder: Path,
+    dialect: Dialect,
+    models: Mapping[str, type[Struct]],
+    packaged: Mapping[str, Query],
+    faults: list[CatalogError],
 ) -> dict[str, Query]:
+    """The overrides that fit, by name; what is wrong with the others is added to faults."""
     replaced: dict[str, Query] = {}
-    for path in sorted(folder.glob("*.sql")):
+    if not folder.is_dir() or list(folder.glob("*.sql")):
+        reason = f"{folder} is no folder of overrides: those stand in its folders postgres and sqlite"
+        faults.append(CatalogError(reason))
+        return replaced
+    for path in sorted((folder / dialect).glob("*.sql")):
         contracts = packaged if dialect == "sqlite" else None
-        for query in read_file(path, dialect, models, contracts):
-            if query.name not in packaged:
-                raise _fault(path, query.line, f"{query.name} overrides nothing: no packaged query has this name")
-            if query.contract != packaged[query.name].contract:
-                raise _fault(path, query.line, f"the override changes the contract: {packaged[query.name].contract}")
-            replaced[query.name] = query
+        try:
+            pieces = split_file(path, dialect)
+        except CatalogError as fault:
+            faults.append(fault)
+            continue
+        for piece in pieces:
+            try:
+                query = _read_query(piece, path, dialect, models, contracts)
+                _check_override(query, packaged, replaced)
+            except CatalogError as fault:
+                faults.append(fault)
+            else:
+                replaced[query.name] = query
     return replaced
 
 
-def _make_view(dialect: Dialect, queries: Mapping[str, Query]) -> type[View]:
+def _check_override(query: Query, packaged: Mapping[str, Query], replaced: Mapping[str, Query]) -> None:
+    own = packaged.get(query.name)
+    if own is None:
+        raise _fault(query.path, query.line, f"{query.name} overrides nothing: no packaged query has this name")
+    if query.contract != own.contract:
+        raise _fault(query.path, query.line, f"the override changes the contract: {own.contract}")
+    if query.store != own.store:
+        raise _fault(query.path, query.line, f"{query.name} stands in {own.path.name}, packaged")
+    if query.name in replaced:
+        first = replaced[query.name].where()
+        raise _fault(query.path, query.line, f"{query.name} is defined twice; first at {first}")
+
+
+def _make_view(queries: Mapping[str, Query]) -> type[View]:
     """aiosql's own query functions, one file at a time, gathered as methods of one class."""
-    name = f"dal-{dialect}"
-    aiosql.register_adapter(name, lambda: _Adapter(queries))  # type: ignore[arg-type,return-value]  # see _Adapter
+    # Passed as it is, not registered by a name: two threads may be loading at once.
+    adapter: Any = functools.partial(_Adapter, queries)
     methods: dict[str, Any] = {"__slots__": ()}
     for store in sorted({query.store for query in queries.values()}):
         own = [query for query in queries.values() if query.store == store]
-        made = aiosql.from_str("\n".join(map(_for_aiosql, own)), name, attribute=None)
+        try:
+            made = aiosql.from_str("\n".join(map(_for_aiosql, own)), adapter, attribute=None)
+        except (aiosql.SQLLoadException, aiosql.SQLParseException) as error:
+            raise CatalogError(f"{own[0].path}: {error}") from error
         methods.update({query.name: _method(getattr(made, query.name), query) for query in own})
     return type("Queries", (View,), methods)
 
 
 def _for_aiosql(query: Query) -> str:
     """The query with nothing left that aiosql's regular expressions could misread: no literal, comment or slice."""
-    masked = {"quoted": "''", "comment": " ", "end": " ;"}
-    text = "".join(masked.get(token.kind, token.text) for token in tokens(query.text, query.dialect))
-    text = re.sub(r"(?<=\w):(?=\w)", " ", text)
+    text = "".join(
+        {"param": token.text, "text": token.text.replace(":", " "), "end": ";"}.get(token.kind, " ")
+        for token in tokens(query.text, query.dialect)
+    )
     return f"-- name: {query.name}({', '.join(p.name for p in query.params)}){query.op}\n{text}\n"
 
 

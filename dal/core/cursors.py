@@ -46,7 +46,7 @@ def page(rows: Sequence[T], limit: int, cursor: Callable[[T], str]) -> Page[T]:
 
 
 def _checksum(scope: str, payload: bytes) -> bytes:
-    return hashlib.sha256(scope.encode() + b"\0" + payload).digest()[:_CHECK]
+    return hashlib.sha256(scope.encode(errors="backslashreplace") + b"\0" + payload).digest()[:_CHECK]
 
 
 def _pack(scope: str, payload: bytes) -> str:

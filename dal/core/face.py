@@ -11,6 +11,7 @@ and encoded. So bad input is refused without a connection, and what a caller cha
 from __future__ import annotations
 
 import functools
+import inspect
 import random
 import time
 import types
@@ -116,17 +117,31 @@ class Method(Generic[S, P, T]):
         self.kind = kind
         self.options = options
         functools.update_wrapper(self, body)  # type: ignore[arg-type]  # a descriptor is documented like a function
+        self._function = self._documented()
+
+    def _documented(self) -> Callable[..., Any]:
+        """What a store's method is made of: a plain function, so that help() and editors show the body's own words."""
+
+        def call(store: Any, /, *args: Any, **kwargs: Any) -> Any:
+            return store._runner(self, store, *args, **kwargs)
+
+        functools.update_wrapper(call, self.body)
+        signature = inspect.signature(self.body)
+        parameters = [parameter for name, parameter in signature.parameters.items() if name != "q"]
+        call.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]  # inspect looks there
+        return call
 
     @overload
     def __get__(self, store: None, owner: object) -> Method[S, P, T]: ...
     @overload
     def __get__(self, store: Store[Sync], owner: object) -> Callable[P, T]: ...
     @overload
-    def __get__(self, store: Store[Async], owner: object) -> Callable[P, Coroutine[Any, Any, T]]: ...
+    def __get__(self, store: Store[Async], owner: object) -> Callable[P, Coroutine[object, object, T]]: ...
+    # object, not Any: mypy would take asyncio.gather of two methods for Any.
     def __get__(self, store: Any, owner: object) -> Any:
         if store is None:
             return self
-        return functools.partial(store._runner, self, store)
+        return types.MethodType(self._function, store)
 
 
 Body: TypeAlias = Callable[Concatenate[S, Queries, P], Coroutine[Any, Any, T]]
@@ -229,24 +244,25 @@ class OpenUnit(Protocol):
     ended: bool
 
 
-_current: ContextVar[OpenUnit | None] = ContextVar("dal_transaction", default=None)
+# All that the caller is inside of, outermost first: a program may use two databases at once.
+_current: ContextVar[tuple[OpenUnit, ...]] = ContextVar("dal_transactions", default=())
 
 
 def refuse_nested(owner: object) -> None:
     """Refuse a call on a database inside whose transaction the caller is: it would wait for itself, or not see it."""
-    unit = _current.get()
-    if unit is not None and unit.owner is owner and not unit.ended:
-        raise InvalidState("inside 'with db.transaction() as tx' call tx.…, not db.…")
+    for unit in _current.get():
+        if unit.owner is owner and not unit.ended:
+            raise InvalidState("inside 'with db.transaction() as tx' call tx.…, not db.…")
 
 
-def enter(unit: OpenUnit) -> OpenUnit | None:
-    """Make a unit the caller's current one; returns the one before, for ``leave``."""
+def enter(unit: OpenUnit) -> tuple[OpenUnit, ...]:
+    """Note that the caller is inside a unit; returns what was noted before, for ``leave``."""
     before = _current.get()
-    _current.set(unit)
+    _current.set((*before, unit))
     return before
 
 
-def leave(before: OpenUnit | None) -> None:
+def leave(before: tuple[OpenUnit, ...]) -> None:
     """End what ``enter`` began. A plain set: frameworks may leave in another context than they entered in."""
     _current.set(before)
 

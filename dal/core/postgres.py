@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+import re
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequence
@@ -57,6 +58,7 @@ _SESSION = {
     "extra_float_digits": "1",
     "standard_conforming_strings": "on",
     "client_encoding": "UTF8",
+    "default_transaction_isolation": "read committed",  # under another, two creates at once would collide
 }
 _BEGIN = {
     None: "begin",
@@ -75,12 +77,18 @@ def connection_arguments(settings: Settings) -> dict[str, Any]:
     Raises Invalid for a DSN that cannot be read; what it holds is not shown.
     """
     assert settings.postgres_dsn is not None  # Settings refuses this backend without one
+    dsn = settings.postgres_dsn.get_secret_value()
     try:
-        given = conninfo.conninfo_to_dict(settings.postgres_dsn.get_secret_value())
+        given = conninfo.conninfo_to_dict(dsn)
     except (psycopg.ProgrammingError, UnicodeDecodeError):
         given = None
     if given is None:  # outside the except block: the complaint quotes the DSN
         raise Invalid("cannot be read as a URL or as key=value pairs", path="DAL_POSTGRES_DSN")
+    places = f"{given.get('host', '')}{given.get('dbname', '')}"
+    if "://" in dsn and ("@" in places or not re.fullmatch(r"[\d,]*", str(given.get("port", "")))):
+        # Part of the password would stand for a host or port, and be shown by whoever cannot connect there.
+        raise Invalid("host and port cannot be told from the password: write its @ as %40, its / as %2F",
+                      path="DAL_POSTGRES_DSN")  # fmt: skip
     ours: dict[str, Any] = {
         "connect_timeout": max(
             2, math.ceil(settings.postgres_connect_timeout)
@@ -98,9 +106,14 @@ def connection_arguments(settings: Settings) -> dict[str, Any]:
             "lock_timeout": round(settings.postgres_lock_timeout * 1000),
             "idle_in_transaction_session_timeout": round(settings.postgres_deadline * 1000),
         }
-        words = " ".join(f"-c {name}={value}" for name, value in {**_SESSION, **limits}.items())
+        words = " ".join(_option(name, value) for name, value in {**_SESSION, **limits}.items())
         arguments["options"] = f"{given.get('options') or ''} {words}".strip()
     return arguments
+
+
+def _option(name: str, value: object) -> str:
+    escaped = str(value).replace(" ", "\\ ")
+    return f"-c {name}={escaped}"
 
 
 def translate(error: psycopg.Error, query: Query | None = None, *, unknown: bool = False) -> DalError:
@@ -158,6 +171,7 @@ class _Wire(Protocol):
     """The calls that wait. Coroutines all; the blocking wire's never suspend."""
 
     pool: Any
+    lent: set[Any]
 
     async def open(self) -> None: ...
     async def close(self) -> None: ...
@@ -191,6 +205,7 @@ class _BlockingWire:
         self.pool = psycopg_pool.ConnectionPool(
             connection_class=_Connection, configure=self._configure, **_pool_arguments(settings)
         )
+        self.lent: set[_Connection] = set()
 
     @staticmethod
     def _configure(connection: _Connection) -> None:
@@ -205,9 +220,12 @@ class _BlockingWire:
         self.pool.close()
 
     async def take(self) -> _Connection:
-        return self.pool.getconn()
+        connection = self.pool.getconn()
+        self.lent.add(connection)
+        return connection
 
     async def give(self, connection: _Connection) -> None:
+        self.lent.discard(connection)
         self.pool.putconn(connection)
 
     async def execute(
@@ -215,7 +233,7 @@ class _BlockingWire:
     ) -> Rows:
         cursor = connection.dal_cursor
         cursor.execute(sql, values, prepare=prepare)
-        if cursor.description is None:
+        if not _has_rows(cursor):
             return (), cursor.rowcount
         return _emptied(cursor, cursor.fetchall())
 
@@ -231,6 +249,7 @@ class _AsyncWire:
         self.pool = psycopg_pool.AsyncConnectionPool(
             connection_class=_AsyncConnection, configure=self._configure, **_pool_arguments(settings)
         )
+        self.lent: set[_AsyncConnection] = set()
 
     @staticmethod
     async def _configure(connection: _AsyncConnection) -> None:
@@ -245,9 +264,12 @@ class _AsyncWire:
         await self.pool.close()
 
     async def take(self) -> _AsyncConnection:
-        return await self.pool.getconn()
+        connection = await self.pool.getconn()
+        self.lent.add(connection)
+        return connection
 
     async def give(self, connection: _AsyncConnection) -> None:
+        self.lent.discard(connection)
         await self.pool.putconn(connection)
 
     async def execute(
@@ -255,7 +277,7 @@ class _AsyncWire:
     ) -> Rows:
         cursor = connection.dal_cursor
         await cursor.execute(sql, values, prepare=prepare)
-        if cursor.description is None:
+        if not _has_rows(cursor):
             return (), cursor.rowcount
         return _emptied(cursor, await cursor.fetchall())
 
@@ -264,6 +286,11 @@ class _AsyncWire:
 
     async def sleep(self, seconds: float) -> None:
         await asyncio.sleep(seconds)
+
+
+def _has_rows(cursor: Any) -> bool:
+    """Whether the statement can answer rows. Not asked of `description`: making that takes a quarter of a point read."""
+    return bool(cursor.pgresult.nfields)
 
 
 def _emptied(cursor: Any, rows: Sequence[Any]) -> Rows:
@@ -410,7 +437,7 @@ class _Core:
             waiting = self.settings.postgres_pool_max_waiting
             raise Overloaded(f"{waiting} callers are waiting for a connection", retry_after=limit) from error
         except psycopg_pool.PoolTimeout as error:
-            if self.wire.pool.get_stats().get("pool_size", 0):
+            if self.wire.lent:  # the pool counts connections that it has yet to make, too
                 raise Overloaded(f"a caller waited {limit:g} s for a connection", retry_after=limit) from error
             raise Unavailable(f"no connection could be made in {limit:g} s; the log says why") from error
         except psycopg_pool.PoolClosed:
@@ -478,7 +505,7 @@ class _Core:
         unit = Unit(self, options, connection)
         try:
             await unit.begin()
-            before = None if nested else enter(unit)
+            before = () if nested else enter(unit)
             try:
                 yield unit
             finally:
@@ -631,6 +658,11 @@ class PostgresDoor:
             self.connection.close()
             raise
 
+    @property
+    def session_pid(self) -> int | None:
+        """The server process this connection was told it has."""
+        return self.connection.info.backend_pid
+
     async def execute(self, query: Query, values: Values) -> Rows:
         try:
             cursor = self.connection.dal_cursor
@@ -668,20 +700,32 @@ class PostgresDoor:
         return row and row[0]
 
     @contextmanager
-    def transaction(self, *, scratch: bool = False) -> Iterator[None]:
-        """One transaction, giving up on a table's lock after the lock timeout rather than queueing everybody behind it.
-
-        scratch: in an empty schema of its own, all undone at the end.
-        """
+    def transaction(self) -> Iterator[None]:
+        """One transaction that gives up on a lock after the lock timeout: others queue behind whoever waits for it."""
         limit = round(self.settings.postgres_lock_timeout * 1000)
         try:
-            with self.connection.transaction(force_rollback=scratch):
+            with self.connection.transaction():
                 self._value("select set_config('lock_timeout', %s, true)", f"{limit}ms")
                 self._value("select set_config('statement_timeout', '0', true)")
-                if scratch:
-                    self.connection.execute("create schema dal_scratch")
-                    self.connection.execute("set local search_path to dal_scratch")
                 yield
+        except psycopg.Error as error:
+            raise translate(error) from error
+
+    @contextmanager
+    def scratch(self) -> Iterator[PostgresDoor]:
+        """An empty schema in a transaction that is rolled back. Raises SchemaError for a role that may make none."""
+        try:
+            with self.connection.transaction(force_rollback=True):
+                name = f"dal_scratch_{self._value('select pg_backend_pid()')}"
+                try:
+                    self.connection.execute(f"create schema {name}".encode())
+                except psycopg.errors.InsufficientPrivilege as error:
+                    raise SchemaError(
+                        "to compare, the migrations are run in a schema of their own, which is rolled back; the role "
+                        "may make none: grant it CREATE on the database, or use a role that has it"
+                    ) from error
+                self.connection.execute(f"set local search_path to {name}".encode())
+                yield self
         except psycopg.Error as error:
             raise translate(error) from error
 

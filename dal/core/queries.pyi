@@ -5,7 +5,7 @@ from datetime import datetime
 from uuid import UUID
 
 from dal.core.rows import Applied, Json
-from dal.core.schema import AppliedMigration, SchemaColumn, SchemaIndex, SchemaReference
+from dal.core.schema import AppliedMigration, Damage, SchemaColumn, SchemaIndex, SchemaReference, ServerFacts
 from dal.stores.runs import Run
 from dal.stores.versions import Version
 from dal.stores.workflows import Event, Workflow
@@ -34,6 +34,12 @@ class Queries:
 
     async def list_schema_references(self) -> list[SchemaReference]:
         """meta.sql: Every foreign key of the current schema: from which columns to which, and what a delete does."""
+
+    async def get_server_facts(self) -> ServerFacts | None:
+        """meta.sql: What the server says of itself, of this database and of this session. Of other sessions it counts all, and knows the transactions of those that this role may look at."""
+
+    async def list_damage(self) -> list[Damage]:
+        """meta.sql: What the database itself knows to be broken: indexes that cannot be used, constraints that nobody made sure of, pages with a wrong checksum. No row: nothing it knows of."""
 
     async def create_run(self, *, id: UUID, workflow_id: UUID, version_id: UUID | None, triggered_by: str, inputs: Json, runnable_config: Json | None, tags: Json, callbacks: Json, metadata: Json, name: str | None, idempotency_key: str | None, actor: str, now: datetime) -> Applied[Run] | None:
         """runs.sql: A pending run of a version, the latest if version_id is null. The row is the first run if the idempotency key was used before: its id is not the one given. Refused with 'archived', or with 'version' if the workflow has no such version."""
@@ -81,7 +87,7 @@ class Queries:
         """versions.sql: Versions of a workflow, newest first, one page; before is the largest integer for the first."""
 
     async def list_versions_numbered(self, *, workflow_id: UUID, numbers: Sequence[int]) -> list[Version]:
-        """versions.sql: The versions of a workflow that have these numbers, lowest first."""
+        """versions.sql: The versions of a workflow that have these numbers, lowest first. Planned with its values: a plan for any values reads all versions of the workflow, 3000 rows where 2 were asked for."""
 
     async def update_version_config(self, *, workflow_id: UUID, number: int, runnable_config: Json | None, actor: str, now: datetime) -> Version | None:
         """versions.sql: Set or clear a version's runnable_config."""

@@ -52,10 +52,15 @@ class _Refused(Exception):
         self.path: list[str | int] = []
 
 
+class _TooLarge(Exception):
+    pass
+
+
 _encoder = msgspec.json.Encoder()
 _sorted_encoder = msgspec.json.Encoder(order="sorted")
 _decoder = msgspec.json.Decoder()
 _PLAIN = frozenset({str, bool, type(None)})
+_NESTED = frozenset({dict, list})
 
 
 def encode_json(value: Json, path: str) -> str:
@@ -82,9 +87,9 @@ def decode_json(text: str | bytes) -> Json:
 
 
 def _encode(value: Json, path: str, encoder: msgspec.json.Encoder) -> bytes:
-    budget = [MAX_JSON_BYTES]
+    room = [MAX_JSON_BYTES]
     try:
-        if _walk(value, 1, budget):
+        if _walk(value, 1, room):
             value = _spelled_out(value)
         try:
             encoded = encoder.encode(value)
@@ -96,8 +101,10 @@ def _encode(value: Json, path: str, encoder: msgspec.json.Encoder) -> bytes:
     except _Refused as refused:
         steps = "".join(f"[{step}]" if isinstance(step, int) else f".{step}" for step in reversed(refused.path))
         raise Invalid(str(refused), path=_shown(path + steps)) from None
-    if len(encoded) > MAX_JSON_BYTES:
-        raise Invalid(f"{len(encoded)} bytes of JSON; at most {MAX_JSON_BYTES} are taken", path=path)
+    except _TooLarge:
+        encoded = None
+    if encoded is None or len(encoded) > MAX_JSON_BYTES:
+        raise Invalid(f"more than {MAX_JSON_BYTES} bytes of JSON", path=path)
     return encoded
 
 
@@ -107,32 +114,41 @@ def _shown(path: str) -> str:
     return safe if len(safe) <= 200 else safe[:200] + "…"
 
 
-def _walk(value: Json, depth: int, budget: list[int]) -> bool:
+def _walk(value: Json, depth: int, room: list[int]) -> bool:
     """Check the types and numbers of a document; tell whether it has floats that need spelling out.
 
-    budget: how many more values may be visited; shared parts of a small graph may unfold into a huge document.
+    room: how many bytes the encoded document may still take. Every part is counted at the least it can take, and as
+    often as it stands there: a small graph of shared parts may unfold into a document that no memory holds.
     """
     kind = type(value)
+    is_dict = kind is dict
+    if not is_dict and kind is not list:
+        return _walk_leaf(value, kind, room)
+    if depth > MAX_JSON_DEPTH:
+        raise _Refused(f"nested more than {MAX_JSON_DEPTH} deep, or contains itself")
+    _take(room, len(value) * (5 if is_dict else 2) + 1)
+    text = 0
     rare = False
-    if kind is dict or kind is list:
-        if depth > MAX_JSON_DEPTH:
-            raise _Refused(f"nested more than {MAX_JSON_DEPTH} deep, or contains itself")
-        budget[0] -= len(value) + 1
-        if budget[0] < 0:
-            raise _Refused(f"more than {MAX_JSON_BYTES} values")
-        for key, inner in value.items() if kind is dict else enumerate(value):
-            if kind is dict and type(key) is not str:
+    for key, inner in value.items() if is_dict else enumerate(value):
+        if is_dict:
+            if type(key) is not str:
                 raise _Refused(f"a key of type {type(key).__name__}; JSON keys are str")
-            if type(inner) in _PLAIN:
-                continue
+            text += len(key)
+        kind = type(inner)
+        if kind is str:
+            text += len(inner)
+        elif kind not in _PLAIN:
             try:
-                rare |= _walk(inner, depth + 1, budget)
+                rare |= _walk(inner, depth + 1, room) if kind in _NESTED else _walk_leaf(inner, kind, room)
             except _Refused as refused:
                 refused.path.append(key)
                 raise
-        return rare
-    if kind in _PLAIN:
-        return False
+    if text:
+        _take(room, text)
+    return rare
+
+
+def _walk_leaf(value: Json, kind: type, room: list[int]) -> bool:
     if kind is int:
         if value not in INT64:
             raise _Refused("an integer beyond 64 bits")
@@ -140,8 +156,19 @@ def _walk(value: Json, depth: int, budget: list[int]) -> bool:
     if kind is float:
         if not math.isfinite(value):
             raise _Refused("NaN and infinities are not JSON")
-        return _is_rare(value)
+        if not _is_rare(value):
+            return False
+        _take(room, len(format(value, ".1f")) - 2)
+        return True
+    if kind in _PLAIN:
+        return False
     raise _Refused(f"a value of type {kind.__name__}; JSON takes dict, list, str, bool, None, int and float")
+
+
+def _take(room: list[int], size: int) -> None:
+    room[0] -= size
+    if room[0] < 0:
+        raise _TooLarge
 
 
 def _is_rare(value: float) -> bool:
@@ -217,7 +244,7 @@ def _check_float(value: float, path: str) -> float:
         raise _wrong_type("float", value, path)
     if not math.isfinite(value):
         raise Invalid("NaN and infinities are refused", path=path)
-    return value
+    return value + 0.0  # SQLite cannot store -0.0
 
 
 def check_bool(value: bool, path: str) -> bool:
@@ -236,7 +263,7 @@ def _check_bytes(value: bytes, path: str) -> bytes:
 def _uuid_text(value: UUID, path: str) -> str:
     if not isinstance(value, UUID):
         raise _wrong_type("UUID", value, path)
-    return str(value)
+    return UUID.__str__(value)  # other drivers' UUIDs are subclasses
 
 
 def instant_text(value: datetime, path: str) -> str:
@@ -348,6 +375,7 @@ _FROM_SQLITE = {
     "uuid": "uuid({})",
     "timestamptz": "instant({})",
     "bool": "{} == 1",
+    "float": "float({})",  # RETURNING gives a whole number of a REAL column as an integer
     "json": "json({})",
 }
 RowBuilder: TypeAlias = Callable[[Sequence[Any]], Any]
@@ -382,6 +410,7 @@ def scalar_builder(kind: str, dialect: Dialect) -> Callable[[Any], Any]:
         "uuid": uuid_from_hex,
         "timestamptz": datetime.fromisoformat,
         "bool": bool,
+        "float": float,
         "json": decode_json,
     }
     convert = conversions.get(kind) if dialect == "sqlite" else None

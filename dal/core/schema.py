@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import re
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from datetime import datetime
 from importlib.metadata import PackageNotFoundError, version
@@ -35,6 +35,11 @@ class AppliedMigration(Struct, frozen=True):
     applied_at: datetime
     duration_ms: int
     app_version: str
+
+    @property
+    def label(self) -> str:
+        """Number and name, as its file has them."""
+        return f"{self.version:04}_{self.name}"
 
 
 class SchemaColumn(Struct, frozen=True):
@@ -68,7 +73,34 @@ class SchemaReference(Struct, frozen=True):
     on_delete: str
 
 
-MODELS: Sequence[type[Struct]] = (AppliedMigration, SchemaColumn, SchemaIndex, SchemaReference)
+class ServerFacts(Struct, frozen=True):
+    """What a server or library says of itself, of the database and of the session. None: it has no such thing."""
+
+    version: str
+    encoding: str
+    now: datetime
+    is_standby: bool
+    size_bytes: int
+    durability: str  # settings by name, as in 'fsync on, synchronous_commit on'
+    statement_timeout_ms: int | None  # 0: no limit
+    lock_timeout_ms: int
+    backend_pid: int | None
+    max_connections: int | None  # for ordinary roles
+    connections: int | None
+    oldest_transaction_at: datetime | None  # of another session, in this database
+
+
+class Damage(Struct, frozen=True):
+    """Something that a database itself knows to be broken."""
+
+    kind: str
+    place: str
+    words: str
+
+
+MODELS: Sequence[type[Struct]] = (
+    AppliedMigration, SchemaColumn, SchemaIndex, SchemaReference, ServerFacts, Damage
+)  # fmt: skip
 
 
 class Migration(Struct, frozen=True):
@@ -78,6 +110,11 @@ class Migration(Struct, frozen=True):
     name: str
     sql: str
     sha256: str
+
+    @property
+    def label(self) -> str:
+        """Number and name, as its file has them."""
+        return f"{self.version:04}_{self.name}"
 
 
 class Status(Struct, frozen=True):
@@ -94,10 +131,13 @@ class Door(Protocol):
 
     dialect: Any
 
+    @property
+    def session_pid(self) -> int | None: ...
     async def execute(self, query: Any, values: Any) -> Any: ...
     def run_sql(self, sql: str) -> None: ...
     def lock(self, seconds: float) -> AbstractContextManager[None]: ...
-    def transaction(self, *, scratch: bool = False) -> AbstractContextManager[None]: ...
+    def transaction(self) -> AbstractContextManager[None]: ...
+    def scratch(self) -> AbstractContextManager[Door]: ...
     def close(self) -> None: ...
 
 
@@ -126,6 +166,7 @@ class Schema:
 
     def __init__(self, door: Door, catalog: Catalog, clock: Callable[[], datetime]) -> None:
         self._door = door
+        self._catalog = catalog
         self._q: Any = catalog.view(door)
         self._dialect: Dialect = catalog.dialect
         self._clock = clock
@@ -134,27 +175,29 @@ class Schema:
         """What the database has had and lacks. Raises SchemaError if its history is not this code's."""
         known = migrations(self._dialect)
         applied = _run(self._q.list_migrations()) if _run(self._q.get_migrations_table()) else []
-        for row in applied:
+        for number, row in enumerate(applied, 1):
             if row.version > len(known):
+                newest = applied[-1]
                 raise SchemaError(
-                    f"the database is at migration {applied[-1].version} ({applied[-1].name}, by workflow-dal "
-                    f"{applied[-1].app_version}), this code knows {len(known)}: install a newer workflow-dal"
+                    f"the database is at migration {newest.label}, made by workflow-dal {newest.app_version}; this "
+                    f"installation, {app_version()}, ends at {known[-1].label}: install a newer workflow-dal"
                 )
-            ours = known[row.version - 1]
+            if row.version != number:
+                raise SchemaError(
+                    f"the database's ledger, dal_schema_migrations, lacks migration {known[number - 1].label}: restore "
+                    "the row, or the database"
+                )
+            ours = known[number - 1]
             if row.name != ours.name:
                 raise SchemaError(
-                    f"migration {row.version} is {row.name} in the database and {ours.name} in this code: they are of "
-                    "different histories; check that the database and the installation belong together"
+                    f"migration {number} is {row.label} in the database and {ours.label} in this installation: they "
+                    "are of different histories; check that they belong together"
                 )
             if row.sha256 != ours.sha256:
                 raise SchemaError(
-                    f"migration {ours.version:04}_{ours.name}.sql was edited after it was applied; restore the file, "
-                    "and put the change into a new migration"
+                    f"migration {ours.label}.sql was edited after it was applied: restore the file, and put the change "
+                    "into a new migration"
                 )
-        numbers = [row.version for row in applied]
-        if numbers != list(range(1, len(numbers) + 1)):
-            lost = min(set(range(1, max(numbers) + 1)) - set(numbers))
-            raise SchemaError(f"the database's ledger lacks migration {lost}; restore the row, or the database")
         return Status(len(applied), len(known), applied, known[len(applied) :])
 
     def require(self) -> None:
@@ -171,10 +214,11 @@ class Schema:
         if not self.status().pending:
             return []
         with self._door.lock(LOCK_SECONDS):
-            _run(self._q.create_migrations_table())
+            with _permitted():
+                _run(self._q.create_migrations_table())
             done = []
             for migration in self.status().pending:
-                with self._door.transaction(), _named(migration):
+                with self._door.transaction(), _permitted(), _named(migration):
                     self._apply_one(migration)
                 done.append(migration)
             return done
@@ -196,18 +240,40 @@ class Schema:
 
     def describe(self) -> Description:
         """What the database looks like from inside."""
-        return Description(
-            _run(self._q.list_schema_columns()),
-            _run(self._q.list_schema_indexes()),
-            _run(self._q.list_schema_references()),
-        )
+        return _describe(self._q)
 
     def build(self, sql: str) -> Description:
         """What a scratch database or schema looks like after this text; nothing of it stays."""
-        with self._door.transaction(scratch=True):
+        with self._door.scratch() as scratch:
             for statement in statements(sql, self._dialect, "", str):
-                self._door.run_sql(statement.sql)
-            return self.describe()
+                scratch.run_sql(statement.sql)
+            return _describe(self._catalog.view(scratch))
+
+    def verify(self) -> Findings:
+        """Compare the database with what the migrations it has had make. Raises SchemaError as ``status`` does."""
+        status = self.status()
+        if not status.version:
+            return Findings([f"none of {status.latest} migrations was applied: run 'dal schema apply'"], [])
+        had = migrations(self._dialect)[: status.version]
+        expected = self.build(ledger_sql(self._catalog) + "".join(migration.sql for migration in had))
+        found = compare(expected, self.describe())
+        pending = [f"migration {each.label} is pending: run 'dal schema apply'" for each in status.pending]
+        return Findings([*pending, *found.problems], found.extras)
+
+    def facts(self) -> ServerFacts:
+        """What the database says of itself."""
+        facts: ServerFacts = _run(self._q.get_server_facts())
+        return facts
+
+    def damage(self) -> Sequence[Damage]:
+        """What the database knows to be broken. On SQLite this reads the whole file."""
+        damage: Sequence[Damage] = _run(self._q.list_damage())
+        return damage
+
+    @property
+    def session_pid(self) -> int | None:
+        """The server process that connecting was told of; another one than ``facts`` gives is behind a pooler."""
+        return self._door.session_pid
 
 
 class Description(Struct, frozen=True):
@@ -217,11 +283,15 @@ class Description(Struct, frozen=True):
     indexes: Sequence[SchemaIndex]
     references: Sequence[SchemaReference]
 
-    def parts(self) -> Mapping[tuple[str, ...], Struct]:
-        """Every part by a name that says where it is."""
-        named: dict[tuple[str, ...], Struct] = {("column", c.table_name, c.column_name): c for c in self.columns}
-        named.update({("index", i.table_name, i.index_name): i for i in self.indexes})
-        named.update({("reference", r.table_name, r.columns): r for r in self.references})
+    def tables(self) -> dict[str, dict[str, Struct]]:
+        """The parts of every table, each by what a person would call it."""
+        named: dict[str, dict[str, Struct]] = {}
+        for column in self.columns:
+            named.setdefault(column.table_name, {})[f"column {column.column_name}"] = column
+        for index in self.indexes:
+            named.setdefault(index.table_name, {})[f"index {index.index_name}"] = index
+        for key in self.references:
+            named.setdefault(key.table_name, {})[f"foreign key ({key.columns}) to {key.target_table}"] = key
         return named
 
 
@@ -234,25 +304,31 @@ class Findings(Struct, frozen=True):
 
 def compare(expected: Description, found: Description) -> Findings:
     """How a live schema differs from the one the migrations make."""
-    wanted, live = expected.parts(), found.parts()
-    problems = []
-    for key, part in wanted.items():
-        if key not in live:
-            problems.append(f"missing {' '.join(key)}")
-        elif live[key] != part:
-            problems.append(f"different {' '.join(key)}: {_difference(part, live[key])}")
-    extras = [f"extra {' '.join(key)}" for key in live if key not in wanted]
-    problems += [
-        f"index {part.index_name} on {part.table_name} is invalid: drop it and build it again"
-        for key, part in live.items()
-        if isinstance(part, SchemaIndex) and not part.is_valid and key not in wanted
-    ]
-    return Findings(problems, extras)
+    wanted, live = expected.tables(), found.tables()
+    problems = [f"table {table} is missing" for table in wanted if table not in live]
+    extras = [f"table {table} is none of ours" for table in live if table not in wanted]
+    for table in wanted.keys() & live.keys():
+        for name, part in wanted[table].items():
+            found_part = live[table].get(name)
+            if found_part is None:
+                problems.append(f"{table}: {name} is missing")
+            elif found_part != part and not _is_invalid(found_part):
+                problems.append(f"{table}: {name} differs: {_difference(part, found_part)}")
+        for name, part in live[table].items():
+            if name not in wanted[table]:
+                extras.append(f"{table}: {name} is none of ours")
+            if _is_invalid(part):
+                problems.append(f"{table}: {name} is invalid, as a failed build leaves it: drop it and build it again")
+    return Findings(sorted(problems), sorted(extras))
+
+
+def _is_invalid(part: Struct) -> bool:
+    return isinstance(part, SchemaIndex) and not part.is_valid
 
 
 def _difference(wanted: Struct, live: Struct) -> str:
     fields = [name for name in wanted.__struct_fields__ if getattr(wanted, name) != getattr(live, name)]
-    return ", ".join(f"{name} is {getattr(live, name)!r}, not {getattr(wanted, name)!r}" for name in fields)
+    return ", ".join(f"{name} is {getattr(live, name)!r}, should be {getattr(wanted, name)!r}" for name in fields)
 
 
 def ledger_sql(catalog: Catalog) -> str:
@@ -261,13 +337,37 @@ def ledger_sql(catalog: Catalog) -> str:
 
 
 @contextmanager
+def _permitted() -> Iterator[None]:
+    """Say what to do about a role that may not change the schema."""
+    try:
+        yield
+    except SchemaError as error:
+        if _root(error).code != "42501":  # insufficient_privilege
+            raise
+        said = str(_root(error)).partition(": ")[2]
+        raise SchemaError(
+            f"the role may not change the schema: {said}; run 'dal schema apply' as the role that owns it, or grant "
+            "this one CREATE on it"
+        ) from error
+
+
+def _root(error: DalError) -> DalError:
+    """The error of ours that a driver's was made into first."""
+    while isinstance(error.__cause__, DalError):
+        error = error.__cause__
+    return error
+
+
+@contextmanager
 def _named(migration: Migration) -> Iterator[None]:
     try:
         yield
     except DalError as error:
-        raise SchemaError(
-            f"migration {migration.version:04}_{migration.name}.sql failed: {error.__cause__ or error}"
-        ) from error
+        raise SchemaError(f"migration {migration.label}.sql failed: {error.__cause__ or error}") from error
+
+
+def _describe(q: Any) -> Description:
+    return Description(_run(q.list_schema_columns()), _run(q.list_schema_indexes()), _run(q.list_schema_references()))
 
 
 def _run(coroutine: Any) -> Any:

@@ -8,6 +8,7 @@ costs one hop, and a hundred waiting callers hold no threads.
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import queue
 import sqlite3
@@ -19,6 +20,7 @@ from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import quote
@@ -53,11 +55,13 @@ def translate(error: sqlite3.Error, query: Query | None = None) -> DalError:
     code = getattr(error, "sqlite_errorcode", None)
     kind = from_sqlite_code(code)
     name = query.name if query else None
-    if isinstance(error, sqlite3.ProgrammingError) and code is None:
-        kind = Closed
     detail = str(error)
     if kind is Invalid:
         detail = "a value or row is larger than SQLite takes"
+    if code is None and isinstance(error, sqlite3.ProgrammingError):
+        kind = Closed
+    elif code is None and isinstance(error, sqlite3.OperationalError):  # its words would quote the text
+        kind, detail = CorruptDatabase, "a stored text is not UTF-8"
     ours = kind(detail, query=name)
     if isinstance(ours, Conflict):
         ours.constraint = (
@@ -81,6 +85,7 @@ class File:
         self._all: list[sqlite3.Connection] = []
         self.closed = False
         try:
+            _look(self.path)
             self.writer = self._open(write=True)
             for _ in range(settings.sqlite_readers):
                 self.readers.put(self._open(write=False))
@@ -96,20 +101,22 @@ class File:
             # A real in-memory database has one connection, so no readers; a private file behaves like any other.
             self._folder = tempfile.TemporaryDirectory(prefix="dal-")
             path = Path(self._folder.name) / "memory.db"
-        if path.is_symlink():
-            raise Invalid(f"{path} is a symbolic link; name the file it means", path="DAL_SQLITE_PATH")
-        if path.is_dir():
-            raise Invalid(f"{path} is a directory; name a file in it", path="DAL_SQLITE_PATH")
         try:
+            if path.is_symlink():
+                raise Invalid(f"{path} is a symbolic link; name the file it means", path="DAL_SQLITE_PATH")
+            if path.is_dir():
+                raise Invalid(f"{path} is a directory; name a file in it", path="DAL_SQLITE_PATH")
+            if path.exists() and not path.is_file():
+                raise Invalid(f"{path} is a device, a pipe or a socket; name a file", path="DAL_SQLITE_PATH")
             path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, stat.S_IRUSR | stat.S_IWUSR))
+            _make_file(path)
         except OSError as error:
             raise Invalid(f"{path} cannot be opened for writing: {error.strerror}", path="DAL_SQLITE_PATH") from error
         return path
 
     def _open(self, *, write: bool) -> sqlite3.Connection:
         connection = sqlite3.connect(
-            f"file:{quote(str(self.path))}?mode={'rw' if write else 'ro'}",
+            _uri(self.path, "mode=rw" if write else "mode=ro"),
             uri=True,
             timeout=self.settings.sqlite_busy_timeout,
             isolation_level=None,
@@ -117,8 +124,8 @@ class File:
             cached_statements=256,
         )
         self._all.append(connection)
-        if write:
-            self._claim(connection)
+        if write and not _is_ours(connection, self.path):
+            connection.execute(f"pragma application_id = {APPLICATION_ID}")
         wanted = {
             "journal_mode": "wal",
             "synchronous": {"normal": 1, "full": 2, "extra": 3}[self.settings.sqlite_synchronous],
@@ -131,7 +138,7 @@ class File:
         }
         for pragma, value in wanted.items():
             if pragma != "journal_mode" or write:
-                connection.execute(f"pragma {pragma} = {value}").fetchall()
+                _when_free(partial(connection.execute, f"pragma {pragma} = {value}"), self.settings.sqlite_busy_timeout)
             found = connection.execute(f"pragma {pragma}").fetchone()[0]
             if found != value:
                 raise Unavailable(
@@ -139,20 +146,6 @@ class File:
                     "disk; a network file system has none"
                 )
         return connection
-
-    def _claim(self, connection: sqlite3.Connection) -> None:
-        """Mark a new file as ours; leave anybody else's alone."""
-        try:
-            found = connection.execute("pragma application_id").fetchone()[0]
-            is_empty = connection.execute("select count(*) from sqlite_schema").fetchone()[0] == 0
-        except sqlite3.DatabaseError as error:
-            if getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_NOTADB:
-                raise CorruptDatabase(f"{self.path} is no SQLite database, or its header is damaged") from error
-            raise
-        if found != APPLICATION_ID and not (is_empty and found == 0):
-            raise SchemaError(f"{self.path} is another application's SQLite database; name a file of its own")
-        if found == 0:
-            connection.execute(f"pragma application_id = {APPLICATION_ID}")
 
     def take_reader(self) -> sqlite3.Connection:
         """A reading connection; give it back with ``readers.put``. Raises Overloaded when none comes free in time."""
@@ -196,8 +189,78 @@ class File:
             self._folder.cleanup()
 
 
+_making = threading.Lock()
+
+
+def _make_file(path: Path) -> None:
+    """Make the file, mode 0600, unless it is there; raise OSError if it cannot be written to.
+
+    A file that is there is not opened: closing it again would drop the locks that this process's other connections have
+    on it (https://www.sqlite.org/howtocorrupt.html, 2.2), and another process would delete the log under them.
+    """
+    with _making, suppress(FileExistsError):
+        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, stat.S_IRUSR | stat.S_IWUSR))
+    effective = os.access in os.supports_effective_ids
+    if not os.access(path, os.R_OK | os.W_OK, effective_ids=effective):
+        raise PermissionError(errno.EACCES, "no permission, or a read-only disk")
+    if not os.access(path.parent, os.W_OK | os.X_OK, effective_ids=effective):
+        raise PermissionError(errno.EACCES, "its directory must be writable too, for the write-ahead log")
+
+
+def _uri(path: Path, options: str) -> str:
+    return f"file:{quote(os.fsencode(path))}?{options}"
+
+
+def _look(path: Path) -> None:
+    """Refuse a file that is not ours before it is opened in earnest, which could write to it: recover its log, say.
+
+    Raises CorruptDatabase, SchemaError. An immutable connection sees the file alone, and takes and drops no lock.
+    """
+    connection = sqlite3.connect(_uri(path, "mode=ro&immutable=1"), uri=True)
+    try:
+        if not _is_ours(connection, path) and path.with_name(f"{path.name}-wal").exists():
+            raise _foreign(path)  # its tables are still in its log; a new file of ours has none yet
+    except sqlite3.Error:
+        pass  # perhaps another process is writing; the connection in earnest will see
+    finally:
+        connection.close()
+
+
+def _is_ours(connection: sqlite3.Connection, path: Path) -> bool:
+    """Whether the file bears our mark; a new one does not. Raises CorruptDatabase, SchemaError for others' files."""
+    try:
+        found = connection.execute("pragma application_id").fetchone()[0]
+        if found == APPLICATION_ID:
+            return True
+        if found == 0 and connection.execute("select count(*) from sqlite_schema").fetchone()[0] == 0:
+            return False
+    except sqlite3.DatabaseError as error:
+        if getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_NOTADB:
+            raise CorruptDatabase(f"{path} is no SQLite database, or its header is damaged") from error
+        raise
+    raise _foreign(path)
+
+
+def _foreign(path: Path) -> SchemaError:
+    return SchemaError(f"{path} is another application's SQLite database; name a file of its own")
+
+
 def _waited(seconds: float, what: str) -> Overloaded:
     return Overloaded(f"a caller waited {seconds:g} s for {what}", retry_after=seconds)
+
+
+def _when_free(action: Callable[[], object], seconds: float) -> None:
+    """Try again while another connection is in the way. SQLite itself does not wait to change the journal mode: where
+    several processes open a new file at once, all but one are told at once that it is busy."""
+    end = time.monotonic() + seconds
+    while True:
+        try:
+            action()
+            return
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY or time.monotonic() > end:
+                raise
+        time.sleep(0.005)
 
 
 def _check_library() -> None:
@@ -293,7 +356,7 @@ class Unit:
         self.owner = owner
         self.ended = False
         self._file = file
-        self._options = options
+        self.options = options
         self._ran = ran
         self._failed = False
         self._expired = False
@@ -304,10 +367,10 @@ class Unit:
 
     def begin(self) -> None:
         """Start the transaction; the caller holds the lane, unless it is read only."""
-        if self._options.read_only:
+        if self.options.read_only:
             self.connection = self._file.take_reader()
         try:
-            self.connection.execute("begin" if self._options.read_only else "begin immediate")
+            self.connection.execute("begin" if self.options.read_only else "begin immediate")
         except sqlite3.Error as error:
             self.roll_back()
             raise translate(error) from error
@@ -426,15 +489,18 @@ class SqliteSync:
     def __call__(self, method: Method[Any, ..., T], store: Any, /, *args: Any, **kwargs: Any) -> T:
         refuse_nested(self)
         self.file.check_open()
+        if method.kind == "transaction":
+            return self.retry(lambda: self._attempt(method, store, args, kwargs))
+        return self._attempt(method, store, args, kwargs)
 
-        def attempt() -> T:
-            started = Started(method, store, self.catalog.view(), args, kwargs)
-            if started.done:
-                return started.value
-            with self._lane(method.kind == "transaction" and not method.options.read_only):
-                return _run_method(self.file, self, method, started, self.ran)
-
-        return self.retry(attempt) if method.kind == "transaction" else attempt()
+    def _attempt(self, method: Method[Any, ..., T], store: Any, args: Any, kwargs: Any) -> T:
+        started = Started(method, store, self.catalog.view(), args, kwargs)
+        if started.done:
+            return started.value
+        if method.kind != "transaction" or method.options.read_only:
+            return _run_method(self.file, self, method, started, self.ran)
+        with self._lane(True):
+            return _run_method(self.file, self, method, started, self.ran)
 
     def retry(self, attempt: Callable[[], T]) -> T:
         """Run a whole transaction, and again if another process was in its way, within the busy timeout."""
@@ -564,17 +630,19 @@ class SqliteAsync:
         sure: work that ends something, and so is done to its end whoever is cancelled.
         """
         try:
-            future = asyncio.get_running_loop().run_in_executor(threads, work, *args)
+            job = threads.submit(work, *args)
         except RuntimeError:
             self.file.check_open()
             raise
+        future = asyncio.wrap_future(job)
         try:
-            return await asyncio.shield(future)
+            return await (asyncio.shield(future) if sure else future)
         except asyncio.CancelledError:
-            if sure or not future.cancel():
+            # The cancelled future knows nothing of the thread; the job knows whether it can still be stopped.
+            if sure or not job.cancel():
                 if threads is self._writer and not sure:
                     self.file.writer.interrupt()
-                await _settled(future)
+                await _settled(asyncio.wrap_future(job))
             raise
 
     @asynccontextmanager
@@ -630,13 +698,17 @@ class SqliteAsync:
     @asynccontextmanager
     async def savepoint(self, unit: Unit) -> AsyncIterator[None]:
         """A nested transaction."""
-        name = await self._hop(self._writer, unit.savepoint, sure=True)
+        threads = self._threads(unit.options)
+        name = await self._hop(threads, unit.savepoint, sure=True)
         try:
             yield
-            await self._hop(self._writer, unit.release, name)
+            await self._hop(threads, unit.release, name)
         except BaseException:
-            await self._hop(self._writer, unit.undo, name, sure=True)
+            await self._hop(threads, unit.undo, name, sure=True)
             raise
+
+    def _threads(self, options: Options) -> ThreadPoolExecutor:
+        return self._readers if options.read_only else self._writer
 
     def within(self, unit: Unit) -> Callable[..., Any]:
         """The runner of a transaction's stores."""
@@ -645,10 +717,11 @@ class SqliteAsync:
             started = Started(method, store, self.catalog.view(), args, kwargs)
             if started.done:
                 return started.value
+            threads = self._threads(unit.options)
             if method.kind != "transaction":
-                return await self._hop(self._writer, started.finish, unit)
+                return await self._hop(threads, started.finish, unit)
             async with self.savepoint(unit):
-                return await self._hop(self._writer, started.finish, unit)
+                return await self._hop(threads, started.finish, unit)
 
         return run
 
@@ -686,8 +759,8 @@ def _once(action: Callable[[], None]) -> Callable[[], None]:
 
 
 def _figures(file: File) -> dict[str, float]:
-    idle = file.readers.qsize()
-    readers = file.settings.sqlite_readers
+    idle = float(file.readers.qsize())
+    readers = float(file.settings.sqlite_readers)
     return {"readers": readers, "readers_idle": idle, "writing": float(file.lane.locked())}
 
 
@@ -698,6 +771,7 @@ class SqliteDoor:
     """One connection, blocking, for what changes or describes the schema. Without a file: an empty private database."""
 
     dialect = "sqlite"
+    session_pid: int | None = None  # there is no server
 
     def __init__(self, file: File | None = None) -> None:
         self._file = file
@@ -731,9 +805,18 @@ class SqliteDoor:
                 self._file.lane.release()
 
     @contextmanager
-    def transaction(self, *, scratch: bool = False) -> Iterator[None]:
-        """Nothing of its own: the lock is the transaction, and a scratch database is private."""
+    def transaction(self) -> Iterator[None]:
+        """Nothing of its own: the lock is the transaction."""
         yield
+
+    @contextmanager
+    def scratch(self) -> Iterator[SqliteDoor]:
+        """An empty private database."""
+        door = SqliteDoor()
+        try:
+            yield door
+        finally:
+            door.close()
 
     def close(self) -> None:
         if not self._file:

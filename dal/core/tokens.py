@@ -31,28 +31,29 @@ class SqlSyntax(ValueError):
 
 
 _STRING = r"'(?:[^']|'')*'"
+_NAME = r"[^\W\d]\w*"
 _COMMON = rf"""
     (?P<line>--[^\n]*)
   | (?P<block>/\*)
   | (?P<string>{_STRING})
   | (?P<name>"(?:[^"]|"")*")
   | (?P<cast>::)
-  | (?P<param>:[A-Za-z_]\w*)
+  | (?P<param>:{_NAME})
   | (?P<end>;)
-  | (?P<word>[A-Za-z_]\w*|\d[\w.]*)
 """
+_REST = r"(?P<word>[^\W\d][\w$]*|\d[\w.]*) | (?P<space>\s+) | (?P<other>.)"
 _RULES = {
     "postgres": re.compile(
         rf"""(?P<escape>\b[eE]'(?:[^'\\]|\\.|'')*')
-           | (?P<dollar>\$(?P<tag>(?:[A-Za-z_]\w*)?)\$.*?\$(?P=tag)\$)
+           | (?P<dollar>\$(?P<tag>(?:{_NAME})?)\$.*?\$(?P=tag)\$)
            | (?P<place>\$\d+)
-           | {_COMMON} | (?P<space>\s+) | (?P<other>.)""",
+           | {_COMMON} | (?P<open>[eE]'|['"]|\$(?:{_NAME})?\$) | {_REST}""",
         re.VERBOSE | re.DOTALL,
     ),
     "sqlite": re.compile(
         rf"""(?P<bracket>\[[^\]]*\]|`(?:[^`]|``)*`)
-           | (?P<place>\?\d*|[@$][A-Za-z_]\w*)
-           | {_COMMON} | (?P<space>\s+) | (?P<other>.)""",
+           | (?P<place>\?\d*|[@$]\w+|:\d\w*)
+           | {_COMMON} | (?P<open>['"`[]) | {_REST}""",
         re.VERBOSE | re.DOTALL,
     ),
 }
@@ -78,7 +79,7 @@ def tokens(sql: str, dialect: Dialect) -> Iterator[Token]:
             yield Token("end", text, at)
         elif kind == "place":
             raise SqlSyntax(f"{text} is the driver's placeholder: write :name instead", at)
-        elif (kind == "other" and text in "'\"") or (text == "$" and re.match(r"\$\w*\$", sql[at:])):
+        elif kind == "open":
             raise SqlSyntax(f"{text} opens a quotation that never closes", at)
         else:
             yield Token("text", text, at)

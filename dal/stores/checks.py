@@ -40,5 +40,9 @@ def check_tags(value: Sequence[str], path: str = "tags") -> list[str]:
     """Tags trimmed, in lower case, each once, in the order given."""
     if type(value) is not list and type(value) is not tuple:
         raise Invalid(f"takes a list or tuple of str, not {type(value).__name__}", path=path)
-    tags = [check_text(tag, f"{path}[{at}]").strip().lower() for at, tag in enumerate(value)]
-    return list(dict.fromkeys(check_key(tag, f"{path}[{at}]") for at, tag in enumerate(tags)))
+    return list(dict.fromkeys(check_tag(tag, f"{path}[{at}]") for at, tag in enumerate(value)))
+
+
+def check_tag(value: str, path: str) -> str:
+    """One tag, trimmed, in lower case."""
+    return check_key(check_text(value, path).strip().lower(), path)

@@ -12,7 +12,7 @@ from msgspec import Struct
 
 from dal.core.cursors import Page, check_limit, number_cursor, page, read_number_cursor
 from dal.core.face import M, Queries, Store, applied, missing, statement
-from dal.core.rows import Json, canonical_json
+from dal.core.rows import Json, canonical_json, check_int
 from dal.digests import content_hash, uuid7
 from dal.errors import VersionNotFound, WorkflowArchived, WorkflowNotFound
 from dal.stores.checks import check_key
@@ -133,9 +133,10 @@ class Versions(Store[M]):
 
         The graphs are compared as JSON indented by 2 with sorted keys. Raises VersionNotFound naming the missing one.
         """
-        found = await q.list_versions_numbered(workflow_id=workflow_id, numbers=[a, b])
+        numbers = [check_int(a, "a"), check_int(b, "b")]
+        found = await q.list_versions_numbered(workflow_id=workflow_id, numbers=numbers)
         graphs = {version.number: version.graph for version in found}
-        for number in (a, b):
+        for number in numbers:
             if number not in graphs:
                 missing(VersionNotFound, f"number {number} of workflow {workflow_id}")
         return list(

@@ -24,7 +24,7 @@ from dal.core.cursors import (
     read_number_cursor,
 )
 from dal.core.face import M, Queries, Store, applied, missing, statement
-from dal.core.rows import Applied, Json, check_int, check_text
+from dal.core.rows import Applied, Json, check_bool, check_int, check_text
 from dal.digests import uuid7
 from dal.errors import (
     AlreadyExists,
@@ -36,7 +36,7 @@ from dal.errors import (
     WorkflowArchived,
     WorkflowNotFound,
 )
-from dal.stores.checks import check_choice, check_key, check_length, check_tags
+from dal.stores.checks import check_choice, check_key, check_length, check_tag, check_tags
 
 DraftAccess = Literal["personal", "authenticated", "workspace"]
 
@@ -172,8 +172,9 @@ class Workflows(Store[M]):
         limit: int = 50,
     ) -> Page[Workflow]:
         """Workflows, newest first. tag: only those that have it, compared in lower case. limit: 1 to 500."""
+        check_bool(include_archived, "include_archived")
         if tag is not None:
-            tag = check_tags([tag], "tag")[0]
+            tag = check_tag(tag, "tag")
         scope = f"workflows:{include_archived}:{tag}"
         after_at, after_id = read_instant_cursor(scope, after)
         more = check_limit(limit) + 1

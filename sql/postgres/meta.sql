@@ -87,3 +87,43 @@ select t.relname::text as table_name,
   join pg_class f on f.oid = k.confrelid
  where t.relnamespace = current_schema()::regnamespace and k.contype = 'f'
  order by t.relname, columns;
+
+-- name: get_server_facts()^
+-- What the server says of itself, of this database and of this session. Of other sessions it counts all, and knows the
+-- transactions of those that this role may look at.
+-- returns: ServerFacts
+-- class: report
+select current_setting('server_version') as version, getdatabaseencoding()::text as encoding,
+       clock_timestamp() as now, pg_is_in_recovery() as is_standby,
+       pg_database_size(current_database()) as size_bytes,
+       'fsync ' || current_setting('fsync') || ', synchronous_commit ' || current_setting('synchronous_commit')
+           as durability,
+       (select setting::bigint from pg_settings where name = 'statement_timeout') as statement_timeout_ms,
+       (select setting::bigint from pg_settings where name = 'lock_timeout') as lock_timeout_ms,
+       pg_backend_pid()::bigint as backend_pid,
+       current_setting('max_connections')::bigint - current_setting('superuser_reserved_connections')::bigint
+           as max_connections,
+       count(*) filter (where backend_type = 'client backend') as connections,
+       min(xact_start) filter (where pid <> pg_backend_pid() and datname = current_database())
+           as oldest_transaction_at
+  from pg_stat_activity;
+
+-- name: list_damage()
+-- What the database itself knows to be broken: indexes that cannot be used, constraints that nobody made sure of, pages
+-- with a wrong checksum. No row: nothing it knows of.
+-- returns: Damage
+-- class: report
+select 'index' as kind, i.relname::text as place, 'is invalid, as a failed build leaves it' as words
+  from pg_index x
+  join pg_class i on i.oid = x.indexrelid
+ where i.relnamespace = current_schema()::regnamespace and not x.indisvalid
+ union all
+select 'constraint', c.conname || ' of ' || t.relname, 'was never validated'
+  from pg_constraint c
+  join pg_class t on t.oid = c.conrelid
+ where c.connamespace = current_schema()::regnamespace and not c.convalidated
+ union all
+select 'checksum', d.datname::text, d.checksum_failures || ' pages had a wrong checksum'
+  from pg_stat_database d
+ where d.datname = current_database() and d.checksum_failures > 0
+ order by kind, place;

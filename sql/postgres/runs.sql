@@ -11,14 +11,15 @@
 -- class: point
 with w as (
     select id, is_archived from workflows where id = :workflow_id for share
+), o as (
+    select version_id from runs where workflow_id = :workflow_id and idempotency_key = :idempotency_key
 ), v as (
     select v.id, v.runnable_config
       from workflow_versions v
      where v.workflow_id = :workflow_id
-       and v.id = coalesce(:version_id, (select n.id from workflow_versions n where n.workflow_id = :workflow_id
-                                          order by n.number desc limit 1))
-), o as (
-    select id from runs where workflow_id = :workflow_id and idempotency_key = :idempotency_key
+       and v.id = coalesce((select version_id from o), :version_id,
+                           (select n.id from workflow_versions n where n.workflow_id = :workflow_id
+                             order by n.number desc limit 1))
 ), r as (
     insert into runs as r (id, workflow_id, version_id, status, triggered_by, inputs, runnable_config, tags, callbacks,
                            metadata, name, idempotency_key, last_event, created_at, updated_at)

@@ -89,10 +89,12 @@ select id, workflow_id, number, graph, graph_hash, mermaid, metadata, runnable_c
  limit :limit;
 
 -- name: list_versions_numbered(workflow_id, numbers)
--- The versions of a workflow that have these numbers, lowest first.
+-- The versions of a workflow that have these numbers, lowest first. Planned with its values: a plan for any values reads
+-- all versions of the workflow, 3000 rows where 2 were asked for.
 -- params: workflow_id uuid, numbers int[]
 -- returns: Version
 -- class: point
+-- plan: custom
 select id, workflow_id, number, graph, graph_hash, mermaid, metadata, runnable_config, notes, created_at,
        created_by, updated_at
   from workflow_versions

@@ -1,5 +1,8 @@
 -- Workflows: what a user names, finds, publishes and archives. Their tags stand twice: in order on the workflow, to be
 -- read with it, and one a row in workflow_tags, to be found by.
+-- A statement that has waited for a workflow's lock sees that row as it is now, and all others as they were before. So
+-- rows of workflow_tags are upserted, which finds those it cannot see; one that it cannot delete is left, and the lists
+-- by tag look at the workflow's own tags too.
 -- Grows to about: workflows 1e5, tags 3e5, events 1e6 rows.
 
 -- name: create_workflow(id, handle, name, slug, description, tags, draft_access, chat_config, actor, now)^
@@ -88,6 +91,7 @@ select w.id, w.handle, w.name, w.slug, w.description, w.tags, w.draft_access, w.
   from (select workflow_id, created_at
           from workflow_tags
          where tag = :tag and not is_archived and (created_at, workflow_id) < (:after_at, :after_id)
+           and (select o.tags from workflows o where o.id = workflow_id) ? tag
          order by created_at desc, workflow_id desc
          limit :limit) t
   join workflows w on w.id = t.workflow_id
@@ -104,6 +108,7 @@ select w.id, w.handle, w.name, w.slug, w.description, w.tags, w.draft_access, w.
   from (select workflow_id, created_at
           from workflow_tags
          where tag = :tag and (created_at, workflow_id) < (:after_at, :after_id)
+           and (select o.tags from workflows o where o.id = workflow_id) ? tag
          order by created_at desc, workflow_id desc
          limit :limit) t
   join workflows w on w.id = t.workflow_id
@@ -151,7 +156,8 @@ with l as (
     select u.id, tag.value, u.created_at, u.is_archived
       from u cross join jsonb_array_elements_text(u.tags) as tag (value)
      where :set_tags
-        on conflict (workflow_id, tag) do nothing
+        on conflict (workflow_id, tag) do update set is_archived = excluded.is_archived
+                                              where workflow_tags.is_archived <> excluded.is_archived
 ), e as (
     insert into workflow_events (workflow_id, number, actor, action, at, metadata)
     select id, last_event, :actor, 'updated', :now, jsonb_build_object('fields', :fields::jsonb) from u
@@ -181,7 +187,11 @@ with l as (
               w.created_by, w.updated_at,
               w.last_event, l.changes
 ), t as (
-    update workflow_tags t set is_archived = true from u where t.workflow_id = u.id and u.changes
+    insert into workflow_tags (workflow_id, tag, created_at, is_archived)
+    select u.id, tag.value, u.created_at, true
+      from u cross join jsonb_array_elements_text(u.tags) as tag (value)
+     where u.changes
+        on conflict (workflow_id, tag) do update set is_archived = true
 ), e as (
     insert into workflow_events (workflow_id, number, actor, action, at, metadata)
     select id, last_event, :actor, 'archived', :now, '{}' from u where changes
@@ -198,7 +208,8 @@ select id, handle, name, slug, description, tags, draft_access, is_archived, is_
 with l as (
     select w.id, w.is_archived as changes,
            case when w.is_archived and exists (
-                     select from workflows o where o.handle = w.handle and not o.is_archived) then 'handle' end as found
+                     select from workflows o
+                      where o.handle = w.handle and not o.is_archived and o.id <> w.id) then 'handle' end as found
       from workflows w
      where w.id = :id
        for update
@@ -213,7 +224,11 @@ with l as (
               w.created_by, w.updated_at,
               w.last_event, l.changes
 ), t as (
-    update workflow_tags t set is_archived = false from u where t.workflow_id = u.id and u.changes
+    insert into workflow_tags (workflow_id, tag, created_at, is_archived)
+    select u.id, tag.value, u.created_at, false
+      from u cross join jsonb_array_elements_text(u.tags) as tag (value)
+     where u.changes
+        on conflict (workflow_id, tag) do update set is_archived = false
 ), e as (
     insert into workflow_events (workflow_id, number, actor, action, at, metadata)
     select id, last_event, :actor, 'unarchived', :now, '{}' from u where changes
@@ -236,7 +251,8 @@ with l as (
        for update
 ), u as (
     update workflows w
-       set is_public = true, published_at = :now, published_by = :actor, require_login = :require_login,
+       set is_archived = false, /* as l found it: a check is made first on the row as it was before the lock */
+           is_public = true, published_at = :now, published_by = :actor, require_login = :require_login,
            revision = w.revision + 1, last_event = w.last_event + 1, updated_at = :now
       from l
      where w.id = l.id and l.found is null

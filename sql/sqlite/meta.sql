@@ -37,7 +37,7 @@ select t.name as table_name, c.name as column_name, lower(c.type) as type, c."no
 -- name: list_schema_indexes()
 -- differs: an index made by a unique constraint has no name of its own here, so the name is sqlite_autoindex_….
 select i.tbl_name as table_name, i.name as index_name, l."unique" as is_unique,
-       (select group_concat(c.name || case when c."desc" then ' desc' else '' end, ', ')
+       (select group_concat(coalesce(c.name, '(expression)') || case when c."desc" then ' desc' else '' end, ', ')
           from pragma_index_xinfo(i.name) as c where c.key) as columns,
        trim(substr(i.sql, nullif(instr(lower(i.sql), ' where '), 0) + 7)) as predicate, 1 as is_valid
   from sqlite_schema as i
@@ -53,3 +53,23 @@ select t.name as table_name, group_concat(k."from", ', ') as columns, k."table" 
  where t.schema = 'main' and t.type = 'table'
  group by t.name, k.id
  order by t.name, columns;
+
+-- name: get_server_facts()^
+-- differs: what only a server has is null; lock_timeout_ms is the busy timeout.
+select sqlite_version() as version, (select encoding from pragma_encoding) as encoding,
+       strftime('%Y-%m-%dT%H:%M:%f000Z', 'now') as now, 0 as is_standby,
+       (select page_count from pragma_page_count) * (select page_size from pragma_page_size) as size_bytes,
+       'journal_mode ' || (select journal_mode from pragma_journal_mode)
+           || ', synchronous ' || (select synchronous from pragma_synchronous) as durability,
+       null as statement_timeout_ms, (select timeout from pragma_busy_timeout) as lock_timeout_ms,
+       null as backend_pid, null as max_connections, null as connections, null as oldest_transaction_at;
+
+-- name: list_damage()
+-- differs: reads the whole file, since SQLite keeps no record of damage.
+select 'file' as kind, 'quick_check' as place, quick_check as words
+  from pragma_quick_check
+ where quick_check <> 'ok'
+ union all
+select 'reference', "table" || coalesce(' row ' || rowid, ''), 'names a row of ' || parent || ' that is not there'
+  from pragma_foreign_key_check
+ order by kind, place;
