@@ -78,7 +78,7 @@ class Event(Struct, frozen=True):
 def check_handle(value: str) -> str:
     """A handle in lower case: letters and digits in groups joined by single hyphens, at most 64, not like a UUID."""
     handle = check_length(value, "handle", 1, 64).lower()
-    if not _HANDLE.fullmatch(handle):
+    if not value.isascii() or not _HANDLE.fullmatch(handle):  # U+212A, the Kelvin sign, has a lower case k
         raise Invalid("takes letters a to z and digits, in groups joined by single hyphens", path="handle")
     if _as_uuid(handle):
         raise Invalid("is shaped as a UUID, which would hide the workflow with that id", path="handle")

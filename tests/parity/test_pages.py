@@ -1,0 +1,233 @@
+"""Pages: every list gives every item once, in its order, and takes no cursor but its own; the same in every cell."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import pytest
+
+from dal import Dal, Invalid, Page, Sync
+from tests.cells import Clock, MakeDb
+from tests.parity.make import NOON, a_run, a_version, a_workflow, all_pages
+
+
+class Listed(NamedTuple):
+    """A list: page(after=, limit=) reads it, add() makes one more item and gives what identifies it, key(item) too."""
+
+    page: Callable[..., Page[Any]]
+    add: Callable[[], object]
+    key: Callable[[Any], object]
+    newest_first: bool = True
+
+
+def _id(item: Any) -> object:
+    return item.id
+
+
+def _number(item: Any) -> object:
+    return item.number
+
+
+def workflows(db: Dal[Sync]) -> Listed:
+    return Listed(db.workflows.list, lambda: a_workflow(db).id, _id)
+
+
+def workflows_and_archived_ones(db: Dal[Sync]) -> Listed:
+    def add() -> object:
+        return db.workflows.archive(a_workflow(db).id, actor="ann").id
+
+    return Listed(lambda **given: db.workflows.list(include_archived=True, **given), add, _id)
+
+
+def workflows_by_tag(db: Dal[Sync]) -> Listed:
+    a_workflow(db, tags=["other"])
+    add = lambda: a_workflow(db, tags=["other", "wanted"]).id  # noqa: E731
+    return Listed(lambda **given: db.workflows.list(tag="wanted", **given), add, _id)
+
+
+def workflows_and_archived_ones_by_tag(db: Dal[Sync]) -> Listed:
+    def add() -> object:
+        return db.workflows.archive(a_workflow(db, tags=["wanted"]).id, actor="ann").id
+
+    return Listed(lambda **given: db.workflows.list(tag="wanted", include_archived=True, **given), add, _id)
+
+
+def versions(db: Dal[Sync]) -> Listed:
+    a_version(db)
+    workflow = a_workflow(db)
+    add = lambda: a_version(db, workflow).number  # noqa: E731
+    return Listed(lambda **given: db.versions.list(workflow.id, **given), add, _number)
+
+
+def runs(db: Dal[Sync]) -> Listed:
+    a_run(db)
+    version = a_version(db)
+    return Listed(lambda **given: db.runs.list(version.workflow_id, **given), lambda: a_run(db, version).id, _id)
+
+
+def runs_by_status(db: Dal[Sync]) -> Listed:
+    version = a_version(db)
+    a_run(db, version)
+
+    def add() -> object:
+        return db.runs.start(a_run(db, version).id, actor="ann").id
+
+    return Listed(lambda **given: db.runs.list(version.workflow_id, status="running", **given), add, _id)
+
+
+def workflow_events(db: Dal[Sync]) -> Listed:
+    a_version(db)
+    workflow = db.workflows.create("Invoices", actor="ann")
+
+    def add() -> object:
+        return db.workflows.update(workflow.id, actor="ann", name="Invoices").revision
+
+    def page(**given: Any) -> Page[Any]:
+        return db.workflows.events(workflow.id, **given)
+
+    return Listed(page, add, _number, newest_first=False)
+
+
+LISTS = [
+    workflows, workflows_and_archived_ones, workflows_by_tag, workflows_and_archived_ones_by_tag, versions, runs,
+    runs_by_status, workflow_events,
+]  # fmt: skip
+each_list = pytest.mark.parametrize("listed", LISTS, ids=lambda function: function.__name__)
+
+
+@each_list
+def test_pages_of_7_give_every_item_once_though_all_times_are_equal(
+    db: Dal[Sync], clock: Clock, listed: Callable[[Dal[Sync]], Listed]
+) -> None:
+    clock.set(NOON)
+    list_ = listed(db)
+    before = [list_.key(item) for item in list_.page(limit=500).items]
+    made = [*before, *(list_.add() for _ in range(100 - len(before)))]
+    expected = made[::-1] if list_.newest_first else made
+    for limit in (7, 50, 99, 100, 500):
+        found = [list_.key(item) for item in all_pages(list_.page, limit)]
+        assert found == expected, f"limit {limit}: {len(found)} of 100 items, {len(set(found))} distinct"
+
+
+@each_list
+def test_what_is_made_while_paging_neither_repeats_nor_hides_an_item(
+    db: Dal[Sync], listed: Callable[[Dal[Sync]], Listed]
+) -> None:
+    list_ = listed(db)
+    before = [list_.key(item) for item in list_.page(limit=500).items]
+    old = [*before, *(list_.add() for _ in range(20 - len(before)))]
+    new: list[object] = []
+
+    def add_up_to_5() -> None:
+        if len(new) < 5:
+            new.append(list_.add())
+
+    found = [list_.key(item) for item in all_pages(list_.page, 3, add_up_to_5)]
+    assert found == (old[::-1] if list_.newest_first else old + new)
+
+
+def test_a_thousand_runs_of_one_instant_come_in_pages_of_7_each_once(db: Dal[Sync], clock: Clock) -> None:
+    clock.set(NOON)
+    version = a_version(db)
+    with db.transaction() as tx:
+        made = [a_run(tx, version).id for _ in range(1000)]  # type: ignore[arg-type]  # has the stores of a Dal
+    found = [run.id for run in all_pages(lambda **given: db.runs.list(version.workflow_id, **given), 7)]
+    assert found == made[::-1], f"{len(found)} items, {len(set(found))} distinct"
+
+
+def test_the_trail_of_a_run_comes_in_pages_and_grows_at_its_end(db: Dal[Sync]) -> None:
+    run = a_run(db)
+    first = db.runs.events(run.id, limit=1)
+    assert ([event.action for event in first.items], first.next) == (["created"], None)
+    db.runs.start(run.id, actor="ann")
+    first = db.runs.events(run.id, limit=1)
+    db.runs.succeed(run.id, actor="ann")
+    second = db.runs.events(run.id, limit=1, after=first.next)
+    third = db.runs.events(run.id, limit=1, after=second.next)
+    shown = [event.action for page in (first, second, third) for event in page.items]
+    assert (shown, third.next) == (["created", "started", "succeeded"], None)
+
+
+def test_a_page_holds_50_items_unless_told_otherwise(db: Dal[Sync]) -> None:
+    for _ in range(51):
+        a_workflow(db)
+    first = db.workflows.list()
+    assert (len(first.items), first.next is None) == (50, False)
+    second = db.workflows.list(after=first.next)
+    assert (len(second.items), second.next) == (1, None)
+
+
+def test_a_cursor_is_good_for_any_face_and_any_limit(db: Dal[Sync], make_db: MakeDb) -> None:
+    ids = [a_workflow(db).id for _ in range(6)][::-1]
+    cursor = db.workflows.list(limit=2).next
+    assert isinstance(cursor, str)
+    for other in (make_db(face="sync"), make_db(face="async")):
+        assert [item.id for item in other.workflows.list(after=cursor, limit=3).items] == ids[2:5]
+
+
+# --- what is refused --------------------------------------------------------------------------------------------------
+
+
+def every_list(db: Dal[Sync]) -> dict[str, Callable[..., Page[Any]]]:
+    """Every list, by every filter that changes it, of two items at least each."""
+    pages: dict[str, Callable[..., Page[Any]]] = {
+        "workflows": db.workflows.list,
+        "workflows, archived too": lambda **given: db.workflows.list(include_archived=True, **given),
+        "workflows by tag a": lambda **given: db.workflows.list(tag="a", **given),
+        "workflows by tag b": lambda **given: db.workflows.list(tag="b", **given),
+        "workflows by tag a, archived too": lambda **given: db.workflows.list(tag="a", include_archived=True, **given),
+    }
+    for name in ("one", "two"):
+        workflow = a_workflow(db, tags=["a", "b"]).id
+        for _ in range(2):
+            db.versions.create(workflow, {}, actor="ann")
+            run = db.runs.start(db.runs.create(workflow, actor="ann").id, actor="ann").id
+            db.runs.create(workflow, actor="ann")
+        pages |= {
+            f"versions of {name}": lambda w=workflow, **given: db.versions.list(w, **given),
+            f"runs of {name}": lambda w=workflow, **given: db.runs.list(w, **given),
+            f"running runs of {name}": lambda w=workflow, **given: db.runs.list(w, status="running", **given),
+            f"pending runs of {name}": lambda w=workflow, **given: db.runs.list(w, status="pending", **given),
+            f"events of {name}": lambda w=workflow, **given: db.workflows.events(w, **given),
+            f"events of a run of {name}": lambda r=run, **given: db.runs.events(r, **given),
+        }
+    return pages
+
+
+def test_a_cursor_is_refused_by_every_other_list_and_filter(db: Dal[Sync]) -> None:
+    pages = every_list(db)
+    cursors = {name: page(limit=1).next for name, page in pages.items()}
+    assert len(set(cursors.values()) - {None}) == len(pages) == 17
+    for name, page in pages.items():
+        for origin, cursor in cursors.items():
+            if origin == name:
+                assert len(page(limit=1, after=cursor).items) == 1, name
+                continue
+            with pytest.raises(Invalid) as refused:
+                print(f"{name} took the cursor of {origin}: {page(limit=1, after=cursor)}")  # seen only if it did
+            assert refused.value.path == "after"
+
+
+def test_a_damaged_cursor_is_refused(db: Dal[Sync]) -> None:
+    pages = every_list(db)
+    for name in ("workflows", "versions of one", "events of one", "events of a run of two"):
+        cursor = pages[name](limit=1).next or ""
+        flipped = [cursor[:at] + ("B" if letter == "A" else "A") + cursor[at + 1 :] for at, letter in enumerate(cursor)]
+        damaged: list[Any] = [
+            *flipped, cursor[:-1], cursor[1:], cursor + "A", cursor + "=", f" {cursor}", cursor + "\n", cursor.upper(),
+            "", "x", "ü", "\0", "0" * 10_000, cursor.encode(), 1, True, [cursor],
+        ]  # fmt: skip
+        for after in damaged:
+            with pytest.raises(Invalid) as refused:
+                print(f"{name} took {after!r}: {pages[name](after=after)}")  # seen only if it did
+            assert refused.value.path == "after"
+
+
+@pytest.mark.parametrize("limit", [0, -1, 501, 10**9, 2**70, True, "5", 5.0, None])
+def test_a_limit_is_1_to_500(db: Dal[Sync], limit: Any) -> None:
+    for name, page in every_list(db).items():
+        with pytest.raises(Invalid) as refused:
+            print(f"{name} took limit={limit!r}: {page(limit=limit)}")  # seen only if it did
+        assert refused.value.path == "limit"
+        assert len(page(limit=500).items) >= 2
