@@ -1,0 +1,260 @@
+"""Round trips to PostgreSQL, counted on the wire: one a method, BEGIN and COMMIT counted."""
+
+from __future__ import annotations
+
+import itertools
+import re
+from collections import Counter
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Any, TypeVar
+from uuid import uuid4
+
+import psycopg
+import pytest
+
+import dal
+from dal import Dal, Sync
+from dal.stores.runs import Runs
+from dal.stores.versions import Versions
+from dal.stores.workflows import Workflows
+from tests.cells import Clock, Face, Loop, open_db
+from tests.faces.proxy import Messages, Proxy
+
+T = TypeVar("T")
+WARM = 6  # psycopg prepares a statement when it is sent for the sixth time, which takes a round trip of its own
+
+
+@pytest.fixture
+def proxy(postgres_url: str) -> Iterator[Proxy]:
+    with Proxy(postgres_url) as proxy:
+        yield proxy
+
+
+@pytest.fixture(params=["sync", "async"])
+def db(request: pytest.FixtureRequest, proxy: Proxy, clock: Clock, loop: Loop) -> Iterator[Dal[Sync]]:
+    face: Face = request.param
+    db = open_db(proxy.settings(), face, clock, loop)
+    yield db
+    db.close()
+
+
+# --- every method -----------------------------------------------------------------------------------------------------
+
+
+class Account:
+    """Calls, and what each took on the wire."""
+
+    def __init__(self, proxy: Proxy) -> None:
+        self._proxy = proxy
+        self.trips: dict[str, int] = {}
+
+    def __call__(self, name: str, call: Callable[[], T]) -> T:
+        with self._proxy.trips() as trips:
+            answer = call()
+        self.trips[name] = trips.count
+        return answer
+
+    def refused(self, name: str, call: Callable[[], object], error: type[dal.DalError]) -> None:
+        with self._proxy.trips() as trips, pytest.raises(error):
+            call()
+        self.trips[f"{name}: {error.__name__}"] = trips.count
+
+
+def a_life(db: Dal[Sync], call: Account) -> None:
+    """Every method of every store, and the ways in which a statement says no."""
+    handle = f"h{uuid4().hex}"
+    new = partial(db.workflows.create, "One", actor="a", handle=handle, tags=["t"])
+    id = call("workflows.create", new).id
+    call.refused("workflows.create", new, dal.HandleTaken)
+    call("workflows.get", partial(db.workflows.get, id))
+    call.refused("workflows.get", partial(db.workflows.get, uuid4()), dal.WorkflowNotFound)
+    call("workflows.resolve: by handle", partial(db.workflows.resolve, handle))
+    call("workflows.resolve: by id", partial(db.workflows.resolve, id))
+    for archived, tag in itertools.product((False, True), (None, "t")):
+        some = partial(db.workflows.list, include_archived=archived, tag=tag, limit=1)
+        page = call(f"workflows.list: archived {archived}, tag {tag}", some)
+        call(f"workflows.list: archived {archived}, tag {tag}, next", partial(some, after=page.next))
+    change = partial(db.workflows.update, id, actor="a", name="Two", expected_revision=1)
+    call("workflows.update", change)
+    call.refused("workflows.update", change, dal.RevisionConflict)
+    call("workflows.publish", partial(db.workflows.publish, id, actor="a"))
+    call.refused("workflows.publish", partial(db.workflows.publish, id, actor="a"), dal.AlreadyPublished)
+    call("workflows.unpublish", partial(db.workflows.unpublish, id, actor="a"))
+    call.refused("workflows.unpublish", partial(db.workflows.unpublish, id, actor="a"), dal.NotPublished)
+    call("workflows.archive", partial(db.workflows.archive, id, actor="a"))
+    call.refused("versions.create", partial(db.versions.create, id, {}, actor="a"), dal.WorkflowArchived)
+    call("workflows.unarchive", partial(db.workflows.unarchive, id, actor="a"))
+    call("workflows.events", partial(db.workflows.events, id))
+
+    version = call("versions.create", partial(db.versions.create, id, {"nodes": [1]}, actor="a"))
+    db.versions.create(id, {"nodes": [2]}, actor="a")
+    call("versions.get", partial(db.versions.get, version.id))
+    call("versions.get_number", partial(db.versions.get_number, id, 1))
+    call("versions.latest", partial(db.versions.latest, id))
+    call("versions.find_by_hash", partial(db.versions.find_by_hash, id, version.graph_hash))
+    call("versions.list", partial(db.versions.list, id, limit=1))
+    call("versions.diff", partial(db.versions.diff, id, 1, 2))
+    call("versions.set_runnable_config", partial(db.versions.set_runnable_config, id, 1, {"a": 1}, actor="a"))
+
+    ask = partial(db.runs.create, id, actor="a", idempotency_key="k")
+    run = call("runs.create", ask)
+    call("runs.create: the same key again", ask)
+    call.refused("runs.create", partial(ask, inputs={"x": 1}), dal.IdempotencyConflict)
+    call("runs.get", partial(db.runs.get, run.id))
+    call.refused("runs.get", partial(db.runs.get, uuid4()), dal.RunNotFound)
+    call("runs.start", partial(db.runs.start, run.id, actor="a"))
+    call.refused("runs.start", partial(db.runs.start, run.id, actor="a"), dal.InvalidTransition)
+    call("runs.succeed", partial(db.runs.succeed, run.id, {"out": 1}, actor="a"))
+    call("runs.fail", partial(db.runs.fail, db.runs.create(id, actor="a").id, "no", actor="a"))
+    call("runs.cancel", partial(db.runs.cancel, db.runs.create(id, actor="a").id, "enough", actor="a"))
+    call("runs.list", partial(db.runs.list, id, limit=1))
+    call("runs.list: by status", partial(db.runs.list, id, status="failed"))
+    call("runs.events", partial(db.runs.events, run.id))
+    call("health", db.health)
+
+
+def test_every_method_is_one_round_trip(db: Dal[Sync], proxy: Proxy) -> None:
+    for _ in range(WARM):
+        a_life(db, Account(proxy))
+    call = Account(proxy)
+    a_life(db, call)
+    stores = {"workflows": Workflows, "versions": Versions, "runs": Runs}
+    methods = {f"{store}.{name}" for store, kind in stores.items() for name in vars(kind) if not name.startswith("_")}
+    assert methods - {name.partition(":")[0] for name in call.trips} == set(), "these are not measured"
+    assert {name: count for name, count in call.trips.items() if count != 1} == {}, "these take more than one"
+
+
+def test_a_transaction_is_a_round_trip_more_for_its_begin_and_one_for_its_end(db: Dal[Sync], proxy: Proxy) -> None:
+    for _ in range(WARM):
+        a_life(db, Account(proxy))
+    id = db.workflows.create("One", actor="a").id
+    with proxy.trips() as trips, db.transaction() as tx:
+        tx.versions.create(id, {}, actor="a")
+        tx.runs.create(id, actor="a")
+    assert trips.count == 4, f"BEGIN, two statements and COMMIT took {trips.count}"
+
+    with proxy.trips() as trips, db.transaction(read_only=True) as tx:
+        tx.workflows.get(id)
+    assert trips.count == 3, f"BEGIN, one statement and COMMIT took {trips.count}"
+
+    with proxy.trips() as trips, db.transaction(isolation="serializable") as tx:
+        tx.versions.create(id, {}, actor="a")
+        with tx.transaction() as inner:
+            inner.runs.create(id, actor="a")
+    assert trips.count == 6, f"BEGIN, SAVEPOINT, two statements, RELEASE and COMMIT took {trips.count}"
+
+    with proxy.trips() as trips:
+        db.transact(lambda tx: tx.runs.create(id, actor="a"))
+    assert trips.count == 3, f"BEGIN, one statement and COMMIT took {trips.count}"
+
+    def give_up() -> None:
+        with db.transaction() as tx:
+            tx.runs.create(id, actor="a")
+            raise ZeroDivisionError
+
+    # After a ROLLBACK psycopg lets go of all that it had prepared, which is a round trip of its own.
+    with proxy.trips() as trips, pytest.raises(ZeroDivisionError):
+        give_up()
+    assert trips.count == 4, f"BEGIN, one statement, ROLLBACK and DEALLOCATE ALL took {trips.count}"
+    with proxy.trips() as trips, pytest.raises(ZeroDivisionError):
+        give_up()
+    assert trips.count == 3, f"BEGIN, one statement and ROLLBACK took {trips.count}"
+
+
+def test_an_argument_that_is_refused_takes_no_round_trip(db: Dal[Sync], proxy: Proxy) -> None:
+    db.health()
+    stores: Any = db  # whose types are what is wrong
+    with proxy.trips() as trips:
+        for call in (
+            partial(stores.runs.get, "7"),
+            partial(stores.runs.list, uuid4(), limit=0),
+            partial(stores.versions.create, uuid4(), {"a": {1, 2}}, actor="a"),
+            partial(stores.workflows.create, "", actor="a"),
+            partial(stores.transaction, isolation="chaos"),
+        ):
+            with pytest.raises(dal.Invalid):
+                call()
+    assert trips.said == Counter(), f"the server said {trips.said}"
+
+
+# --- prepared statements ----------------------------------------------------------------------------------------------
+
+
+def test_a_query_is_one_prepared_statement_whatever_its_values(db: Dal[Sync]) -> None:
+    id = db.workflows.create("One", actor="a").id
+    version = db.versions.create(id, {}, actor="a")
+
+    def given(pattern: int, names: dict[str, object]) -> dict[str, object]:
+        """Some of the arguments: those whose bit is set."""
+        return {name: value for bit, (name, value) in enumerate(names.items()) if pattern >> bit & 1}
+
+    stores: Any = db  # whose arguments are put together here
+    calls = 0
+    for pattern in range(128):
+        text = "long" * pattern
+        optional = {"version_id": version.id, "runnable_config": {"a": pattern}, "name": text, "idempotency_key": text}
+        run = stores.runs.create(id, actor="a", **given(pattern, optional))
+        optional = {"mermaid": text, "runnable_config": [2**53 + pattern, 0.5], "notes": None, "metadata": {}}
+        stores.versions.create(id, pattern * 10.0**pattern, actor="a", **given(pattern, optional))
+        optional = {
+            "handle": f"h-{pattern}-{uuid4().hex}",
+            "description": text[:1000],
+            "chat_config": {},
+            "tags": ["x"],
+        }
+        made = stores.workflows.create("Two", actor="a", **given(pattern, optional))
+        optional = {
+            "name": "Three", "handle": None, "description": None, "tags": [], "draft_access": "workspace",
+            "chat_config": None, "expected_revision": 1,
+        }  # fmt: skip
+        if pattern & 63:
+            stores.workflows.update(made.id, actor="a", **given(pattern, optional))
+        stores.workflows.resolve((made.id, f"none-{pattern}", str(made.id))[0 if pattern & 1 else 2])
+        stores.versions.get_number(id, 1)
+        stores.versions.list(id, limit=(1, 500)[pattern & 1])
+        stores.versions.diff(id, 1, 1 + pattern)
+        stores.versions.set_runnable_config(id, 1, (None, {"a": 1}, 7)[pattern % 3], actor="a")
+        stores.runs.cancel(run.id, (None, "enough")[pattern & 1], actor="a")
+        calls += 11
+    with db.transaction() as tx:
+        rows = tx.connection.execute("select statement, parameter_types::text from pg_prepared_statements").fetchall()
+    prepared = Counter(re.match(r"/\* dal:(\w+) \*/|", statement)[1] for statement, _ in rows)  # type: ignore[index]
+    assert prepared.keys() >= {
+        "create_run",
+        "create_version",
+        "create_workflow",
+        "update_workflow",
+        "mark_run_cancelled",
+    }
+    assert {name: count for name, count in prepared.items() if count != 1} == {}, f"after {calls} calls"
+
+
+# --- the proxy itself -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("size", [1, 2, 5, 7, 100])
+def test_messages_are_cut_right_however_the_bytes_arrive(size: int) -> None:
+    stream = b"".join(
+        letter.encode() + (len(body) + 4).to_bytes(4, "big") + body
+        for letter, body in [("R", b"\0\0\0\0"), ("Z", b"I"), ("D", b"Z\0\0\0\5I" * 40), ("C", b""), ("Z", b"T")]
+    )
+    messages = Messages()
+    found = [letter for at in range(0, len(stream), size) for letter in messages.feed(stream[at : at + size])]
+    assert found == ["R", "Z", "D", "C", "Z"]
+
+
+def test_the_proxy_counts_what_a_driver_does(proxy: Proxy) -> None:
+    dsn = proxy.settings().postgres_dsn
+    assert dsn is not None
+    with psycopg.connect(dsn.get_secret_value(), autocommit=True) as connection:
+        with proxy.trips() as trips:
+            connection.execute("select generate_series(1, 5000)")
+        assert (trips.count, trips.said["D"]) == (1, 5000)
+        with proxy.trips() as trips, connection.transaction():
+            connection.execute("select 1")
+            connection.execute("select 2")
+        assert trips.count == 4
+        with proxy.trips() as trips:
+            connection.execute("select 3", prepare=True)
+        assert trips.count == 2, "to prepare is a round trip of its own"
