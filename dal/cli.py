@@ -18,6 +18,7 @@ from rich.console import Console
 
 from dal import demo as demonstration
 from dal import doctor as examination
+from dal.core.rows import Dialect
 from dal.core.schema import app_version
 from dal.dal import load_catalog, open_schema
 from dal.errors import DalError, SchemaError
@@ -261,7 +262,11 @@ Folder = Annotated[
 ]
 Try = Annotated[
     list[str] | None,
-    typer.Option("--try", metavar="SQL", help="A change of the schema to see the effect of, such as an index."),
+    typer.Option(
+        "--try",
+        metavar="SQL",
+        help="A change of the schema to see the effect of, such as an index: on PostgreSQL with --url, else on SQLite.",
+    ),
 ]
 
 
@@ -309,9 +314,14 @@ def _report(findings: Sequence[Finding], as_json: bool) -> None:
 # --- plans ------------------------------------------------------------------------------------------------------------
 
 
-def _plans(url: str | None, folder: Path | None, changes: Sequence[str] | None = None) -> Plans:
+def _plans(
+    names: Sequence[str] | None, url: str | None, folder: Path | None, changes: Sequence[str] | None = None
+) -> Plans:
+    for name in names or ():
+        pages.find(load_catalog(Settings.load()), name)
     try:
-        return Plans(url, folder=folder, overrides=Settings.load().sql_dir, changes=changes or ())
+        tried: dict[Dialect, Sequence[str]] = {"postgres" if url else "sqlite": changes or ()}
+        return Plans(url, folder=folder, overrides=Settings.load().sql_dir, changes=tried)
     except CannotCapture as problem:
         print(f"dal: {problem}", file=sys.stderr)
         sys.exit(2)
@@ -326,7 +336,7 @@ def check_plans(
     PostgreSQL's plans are taken in a database that is made on the server and dropped again, which takes a superuser.
     Exits with 1 if anything changed or a rule is broken, with 2 if the plans cannot be taken.
     """
-    plans = _plans(url, folder, changes)
+    plans = _plans(names, url, folder, changes)
     findings = plans.check(names or ())
     if not as_json:
         print(f"looked at {len(names or plans.queries)} queries on {' and '.join(plans.databases)}")
@@ -354,7 +364,7 @@ def accept_plans(
 
 def _record(names: Sequence[str], url: str | None, folder: Path | None) -> None:
     try:
-        done = _plans(url, folder).record(names)
+        done = _plans(names, url, folder).record(names)
     except CannotCapture as problem:
         print(f"dal: {problem}", file=sys.stderr)
         sys.exit(2)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Generator
 from contextlib import AbstractAsyncContextManager, AbstractContextManager, asynccontextmanager, contextmanager
@@ -17,7 +18,7 @@ from dal.core.face import Async, Isolation, M, Options, Queries, Store, Sync, st
 from dal.core.postgres import PostgresAsync, PostgresDoor, PostgresSync
 from dal.core.schema import MODELS, Schema
 from dal.core.sqlite import File, SqliteAsync, SqliteDoor, SqliteSync
-from dal.errors import Invalid
+from dal.errors import CatalogError, Invalid
 from dal.settings import Settings
 from dal.stores.runs import Run, Runs
 from dal.stores.versions import Version, Versions
@@ -208,8 +209,15 @@ async def _nested_async(tx: Any) -> AsyncGenerator[Tx[Async]]:
 
 
 def load_catalog(settings: Settings) -> Catalog:
-    """The queries of the settings' dialect, overrides included. Raises CatalogError."""
-    return Catalog.load(settings.backend, MODELS_BY_NAME, settings.sql_dir)
+    """The queries of the settings' dialect, overrides included. Raises CatalogError for a packaged one.
+
+    An override that does not fit is refused with an error in the log, and the packaged query goes on serving.
+    """
+    refused: list[CatalogError] = []
+    catalog = Catalog.load(settings.backend, MODELS_BY_NAME, settings.sql_dir, refused=refused)
+    for fault in refused:
+        logging.getLogger("dal.catalog").error("override refused, the packaged query serves: %s", fault)
+    return catalog
 
 
 def _prepare(settings: Settings, migrate: bool | None, clock: Clock) -> tuple[Catalog, File | None]:

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any, Literal, Protocol, TypeAlias, get_args
 
 import aiosql
+import aiosql.queries
 from msgspec import Struct
 
 from dal.core.face import NEED, View

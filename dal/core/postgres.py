@@ -99,7 +99,7 @@ def connection_arguments(settings: Settings) -> dict[str, Any]:
         "tcp_user_timeout": 15000,
         "application_name": "dal",
     }
-    arguments = {**ours, **{key: value for key, value in given.items() if value is not None}}
+    arguments = {**ours, **{key: value for key, value in given.items() if value is not None}, "client_encoding": "UTF8"}
     if settings.postgres_pooler == "none":
         limits = {
             "statement_timeout": round(settings.postgres_statement_timeout * 1000),
@@ -154,6 +154,9 @@ def _check_server(connection: psycopg.Connection[Any] | psycopg.AsyncConnection[
     encoding = connection.info.parameter_status("server_encoding")
     if encoding != "UTF8":
         raise SchemaError(f"the database's encoding is {encoding}; make one with ENCODING 'UTF8'")
+    style = connection.info.parameter_status("DateStyle") or ""
+    if not style.startswith("ISO"):  # behind a pooler, where we set nothing
+        raise SchemaError(f"DateStyle is '{style}'; behind a pooler, run: alter role … set datestyle = 'ISO'")
 
 
 # --- what waits for the network, twice --------------------------------------------------------------------------------
@@ -434,6 +437,9 @@ class _Core:
         try:
             return await self.wire.take()
         except psycopg_pool.TooManyRequests as error:
+            if not self.wire.lent and self.wire.pool.get_stats().get("connections_errors", 0):
+                # Callers that gave up still count as waiting, until there is a connection to pass them over with.
+                raise Unavailable("no connection can be made; the log says why") from error
             waiting = self.settings.postgres_pool_max_waiting
             raise Overloaded(f"{waiting} callers are waiting for a connection", retry_after=limit) from error
         except psycopg_pool.PoolTimeout as error:

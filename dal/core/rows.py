@@ -60,7 +60,7 @@ _encoder = msgspec.json.Encoder()
 _sorted_encoder = msgspec.json.Encoder(order="sorted")
 _decoder = msgspec.json.Decoder()
 _PLAIN = frozenset({str, bool, type(None)})
-_NESTED = frozenset({dict, list})
+_LEAST, _MOST = INT64[0], INT64[-1]
 
 
 def encode_json(value: Json, path: str) -> str:
@@ -120,35 +120,36 @@ def _walk(value: Json, depth: int, room: list[int]) -> bool:
     room: how many bytes the encoded document may still take. Every part is counted at the least it can take, and as
     often as it stands there: a small graph of shared parts may unfold into a document that no memory holds.
     """
-    kind = type(value)
-    is_dict = kind is dict
-    if not is_dict and kind is not list:
-        return _walk_leaf(value, kind, room)
+    is_dict = type(value) is dict
+    if not is_dict and type(value) is not list:
+        return _walk_leaf(value, room)
     if depth > MAX_JSON_DEPTH:
         raise _Refused(f"nested more than {MAX_JSON_DEPTH} deep, or contains itself")
-    _take(room, len(value) * (5 if is_dict else 2) + 1)
-    text = 0
+    size = len(value) * (5 if is_dict else 2) + 1
     rare = False
     for key, inner in value.items() if is_dict else enumerate(value):
         if is_dict:
             if type(key) is not str:
                 raise _Refused(f"a key of type {type(key).__name__}; JSON keys are str")
-            text += len(key)
+            size += len(key)
+        # The usual leaves are looked at here: a call for each would double the time.
         kind = type(inner)
         if kind is str:
-            text += len(inner)
-        elif kind not in _PLAIN:
+            size += len(inner)
+        elif kind is int and _LEAST <= inner <= _MOST:
+            pass
+        elif kind is not bool and inner is not None:
             try:
-                rare |= _walk(inner, depth + 1, room) if kind in _NESTED else _walk_leaf(inner, kind, room)
+                rare |= _walk(inner, depth + 1, room)
             except _Refused as refused:
                 refused.path.append(key)
                 raise
-    if text:
-        _take(room, text)
+    _take(room, size)
     return rare
 
 
-def _walk_leaf(value: Json, kind: type, room: list[int]) -> bool:
+def _walk_leaf(value: Json, room: list[int]) -> bool:
+    kind = type(value)
     if kind is int:
         if value not in INT64:
             raise _Refused("an integer beyond 64 bits")

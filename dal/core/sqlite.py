@@ -345,8 +345,10 @@ class _Writing:
         except sqlite3.Error as error:
             raise translate(error, query) from error
         finally:
-            _roll_back(writer)
-            self._file.lane.release()
+            try:
+                _roll_back(writer)
+            finally:
+                self._file.lane.release()
 
 
 class Unit:

@@ -1,0 +1,60 @@
+-- The data that plans are recorded on, the same rows as seed.sqlite.sql gives. :scale is 1 or 10.
+-- Half of the runs belong to five heavy workflows, the other half to all others; workflow 1 has most versions and events.
+-- Ids end in a number: workflow …0001, version …(number of its workflow × 100000 + its own number), run …0001.
+
+insert into workflows (id, handle, name, slug, description, tags, draft_access, is_archived, is_public, published_at,
+                       published_by, revision, last_version, last_event, created_at, created_by, updated_at)
+select ('01900000-0000-7000-8000-' || lpad(to_hex(n), 12, '0'))::uuid,
+       case when n % 10 = 0 then 'retired-' || ((n / 10) % (25 * :scale)) when n % 4 <> 3 then 'flow-' || n end,
+       'Workflow ' || n, 'workflow-' || n, case when n % 3 = 0 then 'What workflow ' || n || ' does' end,
+       jsonb_build_array('team-' || (n % 2), 'topic-' || (n % 50), 'owner-' || n), 'personal',
+       n % 10 = 0, n % 7 = 0 and n % 10 <> 0,
+       case when n % 7 = 0 and n % 10 <> 0 then timestamptz '2026-01-20T00:00:00Z' end,
+       case when n % 7 = 0 and n % 10 <> 0 then 'user-1' end,
+       1, case when n = 1 then 300 * :scale else 2 end, case when n = 1 then 500 * :scale else 3 end,
+       timestamptz '2026-01-01T00:00:00Z' + n * interval '1 minute', 'user-' || (n % 40),
+       timestamptz '2026-01-01T00:00:00Z' + n * interval '1 minute'
+  from generate_series(1, 1000 * :scale) as n;
+
+insert into workflow_tags (workflow_id, tag, created_at, is_archived)
+select w.id, tag.value, w.created_at, w.is_archived
+  from workflows w cross join jsonb_array_elements_text(w.tags) as tag (value)
+ order by w.id, tag.value;
+
+insert into workflow_events (workflow_id, number, actor, action, at, metadata)
+select w.id, e.number, 'user-' || (e.number % 40), case e.number when 1 then 'created' else 'version_created' end,
+       w.created_at + e.number * interval '1 second', '{}'
+  from workflows w cross join generate_series(1, w.last_event) as e (number)
+ order by w.id, e.number;
+
+insert into workflow_versions (id, workflow_id, number, graph, graph_hash, metadata, created_at, created_by, updated_at)
+select ('01a00000-0000-7000-8000-' || lpad(to_hex(n * 100000 + v.number), 12, '0'))::uuid,
+       ('01900000-0000-7000-8000-' || lpad(to_hex(n), 12, '0'))::uuid, v.number,
+       jsonb_build_object('nodes', jsonb_build_array('start', 'step-' || v.number, 'end')),
+       'v1:' || lpad(to_hex(v.number % 100), 64, '0'), '{}',
+       timestamptz '2026-01-15T00:00:00Z' + v.number * interval '1 second', 'user-' || (n % 40),
+       timestamptz '2026-01-15T00:00:00Z' + v.number * interval '1 second'
+  from generate_series(1, 1000 * :scale) as n
+ cross join lateral generate_series(1, case when n = 1 then 300 * :scale else 2 end) as v (number);
+
+insert into runs (id, workflow_id, version_id, status, triggered_by, inputs, tags, callbacks, metadata, idempotency_key,
+                  last_event, created_at, started_at, completed_at, updated_at)
+select ('01b00000-0000-7000-8000-' || lpad(to_hex(m), 12, '0'))::uuid,
+       ('01900000-0000-7000-8000-' || lpad(to_hex(n), 12, '0'))::uuid,
+       ('01a00000-0000-7000-8000-' || lpad(to_hex(n * 100000 + 1), 12, '0'))::uuid,
+       status, 'user-' || (m % 40), jsonb_build_object('order', m), '[]', '[]', '{}',
+       case when m % 3 = 0 then 'key-' || m end, case status when 'pending' then 1 when 'running' then 2 else 3 end,
+       at, case when status <> 'pending' then at end, case when status not in ('pending', 'running') then at end, at
+  from generate_series(1, 10000 * :scale) as m
+ cross join lateral (
+       select case when m % 2 = 0 then 1 + (m / 2) % 5 else 6 + (m / 2) % (1000 * :scale - 5) end as n,
+              case when (m / 10) % 20 < 13 then 'succeeded' when (m / 10) % 20 < 16 then 'failed'
+                   when (m / 10) % 20 < 17 then 'cancelled' when (m / 10) % 20 < 18 then 'running'
+                   else 'pending' end as status,
+              timestamptz '2026-02-01T00:00:00Z' + m * interval '1 second' as at) as r;
+
+insert into run_events (run_id, number, actor, action, at, metadata)
+select r.id, e.number, r.triggered_by,
+       case e.number when 1 then 'created' when 2 then 'started' else r.status end, r.created_at, '{}'
+  from runs r cross join generate_series(1, r.last_event) as e (number)
+ order by r.id, e.number;

@@ -1,0 +1,74 @@
+-- The data that plans are recorded on, the same rows as seed.postgres.sql gives. :scale is 1 or 10.
+-- Half of the runs belong to five heavy workflows, the other half to all others; workflow 1 has most versions and events.
+-- Ids end in a number: workflow …0001, version …(number of its workflow × 100000 + its own number), run …0001.
+
+insert into workflows (id, handle, name, slug, description, tags, draft_access, is_archived, is_public, published_at,
+                       published_by, revision, last_version, last_event, created_at, created_by, updated_at)
+with recursive s (n) as (select 1 union all select n + 1 from s where n < 1000 * :scale)
+select printf('01900000-0000-7000-8000-%012x', n),
+       case when n % 10 = 0 then 'retired-' || ((n / 10) % (25 * :scale)) when n % 4 <> 3 then 'flow-' || n end,
+       'Workflow ' || n, 'workflow-' || n, case when n % 3 = 0 then 'What workflow ' || n || ' does' end,
+       json_array('team-' || (n % 2), 'topic-' || (n % 50), 'owner-' || n), 'personal',
+       n % 10 = 0, n % 7 = 0 and n % 10 <> 0,
+       case when n % 7 = 0 and n % 10 <> 0 then '2026-01-20T00:00:00.000000Z' end,
+       case when n % 7 = 0 and n % 10 <> 0 then 'user-1' end,
+       1, case when n = 1 then 300 * :scale else 2 end, case when n = 1 then 500 * :scale else 3 end,
+       strftime('%Y-%m-%dT%H:%M:%S.000000Z', '2026-01-01', n || ' minutes'), 'user-' || (n % 40),
+       strftime('%Y-%m-%dT%H:%M:%S.000000Z', '2026-01-01', n || ' minutes')
+  from s;
+
+insert into workflow_tags (workflow_id, tag, created_at, is_archived)
+select w.id, tag.value, w.created_at, w.is_archived
+  from workflows w cross join json_each(w.tags) as tag
+ order by w.id, tag.value;
+
+insert into workflow_events (workflow_id, number, actor, action, at, metadata)
+with recursive e (id, at, number, last) as (
+    select id, created_at, 1, last_event from workflows
+     union all
+    select id, at, number + 1, last from e where number < last
+)
+select id, number, 'user-' || (number % 40), case number when 1 then 'created' else 'version_created' end,
+       strftime('%Y-%m-%dT%H:%M:%S.000000Z', at, number || ' seconds'), '{}'
+  from e
+ order by id, number;
+
+insert into workflow_versions (id, workflow_id, number, graph, graph_hash, metadata, created_at, created_by, updated_at)
+with recursive v (n, number) as (
+    select 1, 1
+     union all
+    select case when number < case when n = 1 then 300 * :scale else 2 end then n else n + 1 end,
+           case when number < case when n = 1 then 300 * :scale else 2 end then number + 1 else 1 end
+      from v
+     where n < 1000 * :scale or number < 2
+)
+select printf('01a00000-0000-7000-8000-%012x', n * 100000 + number), printf('01900000-0000-7000-8000-%012x', n), number,
+       json_object('nodes', json_array('start', 'step-' || number, 'end')), printf('v1:%064x', number % 100), '{}',
+       strftime('%Y-%m-%dT%H:%M:%S.000000Z', '2026-01-15', number || ' seconds'), 'user-' || (n % 40),
+       strftime('%Y-%m-%dT%H:%M:%S.000000Z', '2026-01-15', number || ' seconds')
+  from v;
+
+insert into runs (id, workflow_id, version_id, status, triggered_by, inputs, tags, callbacks, metadata, idempotency_key,
+                  last_event, created_at, started_at, completed_at, updated_at)
+with recursive s (m) as (select 1 union all select m + 1 from s where m < 10000 * :scale),
+r as (
+    select m, case when m % 2 = 0 then 1 + (m / 2) % 5 else 6 + (m / 2) % (1000 * :scale - 5) end as n,
+           case when (m / 10) % 20 < 13 then 'succeeded' when (m / 10) % 20 < 16 then 'failed'
+                when (m / 10) % 20 < 17 then 'cancelled' when (m / 10) % 20 < 18 then 'running'
+                else 'pending' end as status,
+           strftime('%Y-%m-%dT%H:%M:%S.000000Z', '2026-02-01', m || ' seconds') as at
+      from s
+)
+select printf('01b00000-0000-7000-8000-%012x', m), printf('01900000-0000-7000-8000-%012x', n),
+       printf('01a00000-0000-7000-8000-%012x', n * 100000 + 1),
+       status, 'user-' || (m % 40), json_object('order', m), '[]', '[]', '{}',
+       case when m % 3 = 0 then 'key-' || m end, case status when 'pending' then 1 when 'running' then 2 else 3 end,
+       at, case when status <> 'pending' then at end, case when status not in ('pending', 'running') then at end, at
+  from r;
+
+insert into run_events (run_id, number, actor, action, at, metadata)
+select r.id, e.value, r.triggered_by,
+       case e.value when 1 then 'created' when 2 then 'started' else r.status end, r.created_at, '{}'
+  from runs r cross join json_each('[1, 2, 3]') as e
+ where e.value <= r.last_event
+ order by r.id, e.value;
