@@ -292,7 +292,7 @@ class _AsyncWire:
 
 
 def _has_rows(cursor: Any) -> bool:
-    """Whether the statement can answer rows. Not asked of `description`: making that takes a quarter of a point read."""
+    """Whether the statement can answer rows; asking `description` would take a quarter of a point read."""
     return bool(cursor.pgresult.nfields)
 
 

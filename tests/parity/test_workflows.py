@@ -180,8 +180,8 @@ def test_a_handle_is_lower_cased(db: Dal[Sync], handle: str, kept: str) -> None:
 @pytest.mark.parametrize(
     "handle",
     [
-        "", "-", "-a", "a-", "a--b", "a b", " a", "a_b", "a.b", "a/b", "ä", "ſ", "İ", "\N{KELVIN SIGN}", "a\n", "a\0", "h" * 65,
-        UUID_TEXT, UUID_TEXT.upper(), UUID_TEXT.replace("-", ""), 7, b"a",
+        "", "-", "-a", "a-", "a--b", "a b", " a", "a_b", "a.b", "a/b", "ä", "ſ", "İ", "\N{KELVIN SIGN}", "a\n", "a\0",
+        "h" * 65, UUID_TEXT, UUID_TEXT.upper(), UUID_TEXT.replace("-", ""), 7, b"a",
     ],
 )  # fmt: skip
 def test_a_handle_of_another_shape_is_refused(db: Dal[Sync], handle: Any) -> None:
