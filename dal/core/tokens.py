@@ -116,7 +116,7 @@ def statements(sql: str, dialect: Dialect, tag: str, placeholder: Callable[[int]
     """Compile a text of one or more statements, each ended by a semicolon.
 
     A parameter used twice in a statement is one placeholder, so its type is inferred from both uses. Comments go, the
-    tag comes first, all else stays as written. Raises SqlSyntax when the last semicolon is missing.
+    tag follows the first word, all else stays as written. Raises SqlSyntax when the last semicolon is missing.
     """
     done: list[Statement] = []
     pieces: list[str] = []
@@ -128,14 +128,21 @@ def statements(sql: str, dialect: Dialect, tag: str, placeholder: Callable[[int]
             body = _tidy(pieces)
             if not body:
                 raise SqlSyntax("a semicolon without a statement before it", token.at)
-            sql_sent = f"{tag} {body}" if tag else body
-            done.append(Statement(sql_sent, tuple(names), sql_sent.encode()))
+            sent = tagged(body, tag)
+            done.append(Statement(sent, tuple(names), sent.encode()))
             pieces, names = [], {}
         else:
             pieces.append(" " if token.kind == "comment" else token.text)
     if _tidy(pieces):
         raise SqlSyntax("the statement does not end with a semicolon", len(sql.rstrip()))
     return done
+
+
+def tagged(sql: str, tag: str) -> str:
+    """A statement with the tag behind its first word; in front, pg_stat_statements of PostgreSQL 18 would drop it."""
+    word = re.match(r"\w*", sql)
+    assert word is not None  # it matches nothing too
+    return f"{word.group()} {tag}{sql[word.end() :]}" if tag else sql
 
 
 def _tidy(pieces: Sequence[str]) -> str:

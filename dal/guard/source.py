@@ -34,8 +34,8 @@ def line_of(query: Query, at: int = 0) -> int:
 
 def source_offset(query: Query, statement: int, at: int) -> int:
     """The offset in the query's text of a place in one of its compiled statements. at: from 0, in characters."""
-    there = query.statements[statement].sql.index("*/ ") + 3  # after the tag
-    number, here, begun = 0, 0, False
+    after_tag = query.statements[statement].sql.index("*/") + 2
+    there, number, here, begun = 0, 0, 0, False
     names: dict[str, int] = {}
     for token in tokens(query.text, query.dialect):
         if token.kind == "end":
@@ -51,8 +51,8 @@ def source_offset(query: Query, statement: int, at: int) -> int:
         else:
             length = 1 if token.kind == "comment" else len(token.text)
         if at < there + length:
-            return here + (at - there if token.kind in ("text", "quoted") else 0)
-        there += length
+            return here + (max(at - there, 0) if token.kind in ("text", "quoted") else 0)
+        there = max(there + length, after_tag)  # the tag stands behind the first word
     return here
 
 

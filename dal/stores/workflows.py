@@ -240,7 +240,8 @@ class Workflows(Store[M]):
                 now=self.clock(),
             )
         except AlreadyExists as error:
-            raise _handle_taken(id, error) from error
+            _unless_handle(error)
+            raise _handle_taken(id) from error
         answer = applied(answer, WorkflowNotFound, id)
         if answer.row is None and answer.found == "handle":
             raise _handle_taken(id)
@@ -268,7 +269,8 @@ class Workflows(Store[M]):
         try:
             answer = await q.unarchive_workflow(id=id, actor=check_key(actor, "actor"), now=self.clock())
         except AlreadyExists as error:
-            raise _handle_taken(id, error) from error
+            _unless_handle(error)
+            raise _handle_taken(id) from error
         row = applied(answer, WorkflowNotFound, id).row
         if row is None:
             raise _handle_taken(id)
@@ -308,6 +310,11 @@ class Workflows(Store[M]):
         return page(rows, limit, lambda last: number_cursor(scope, last.number))
 
 
-def _handle_taken(id: UUID, error: AlreadyExists | None = None) -> HandleTaken:
-    constraint = error.constraint if error and error.constraint else "workflows_handle_key"
-    return HandleTaken(f"wanted by workflow {id}", constraint=constraint)
+def _unless_handle(error: AlreadyExists) -> None:
+    """Raise what is not about the handle: a DBA may have added a unique index."""
+    if error.constraint != "workflows_handle_key":
+        raise error
+
+
+def _handle_taken(id: UUID) -> HandleTaken:
+    return HandleTaken(f"wanted by workflow {id}", constraint="workflows_handle_key")

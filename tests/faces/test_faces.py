@@ -408,7 +408,7 @@ def waiting_for_a_lock(url: str, query: str) -> list[int]:
         found = connection.execute(
             "select pid from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock'"
             " and query like %s",
-            [f"/* dal:{query} */%"],
+            [f"%/* dal:{query} */%"],
         ).fetchall()
     return [pid for (pid,) in found]
 
