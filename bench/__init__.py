@@ -1,0 +1,1 @@
+"""`python -m bench`: what the DAL costs beside the bare drivers, as ratios next to their budgets (`make bench`)."""
