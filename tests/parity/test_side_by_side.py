@@ -1,0 +1,721 @@
+"""SQLite and PostgreSQL side by side: the same calls in the same order, every answer and every error compared.
+
+Hypothesis makes up the calls: every method of every store, pages walked with cursors, transactions and savepoints that
+end well or badly, values from the whole of the value policy and some from beyond it. Ids are made anew for each
+database, so they are compared by the name that this machine gave them when they were made.
+
+HYPOTHESIS_PROFILE=long tries for minutes instead of seconds.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import math
+import operator
+import os
+import re
+import sqlite3
+from collections.abc import Callable, Iterator, Sequence
+from datetime import UTC, datetime
+from typing import Any, ClassVar, NamedTuple
+from uuid import UUID
+
+import psycopg
+import pytest
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import (
+    Bundle,
+    RuleBasedStateMachine,
+    initialize,
+    multiple,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
+from msgspec import Struct
+
+from dal import Dal, DalError, Page, Settings, Sync
+from dal.stores.versions import graph_hash
+from tests.cells import Clock, Face, Loop, open_db
+
+START = datetime(2026, 1, 1, tzinfo=UTC)
+TABLES = ("run_events", "runs", "workflow_versions", "workflow_events", "workflow_tags", "workflows", "own")
+IS_LONG = os.environ.get("HYPOTHESIS_PROFILE") == "long"
+PROFILE = settings(
+    max_examples=1500 if IS_LONG else 100,
+    stateful_step_count=80 if IS_LONG else 50,
+    deadline=None,
+    database=None,
+    print_blob=True,
+    suppress_health_check=list(HealthCheck),
+)
+
+
+# --- what is compared -------------------------------------------------------------------------------------------------
+
+
+class Ref(NamedTuple):
+    """An id by the name it has on both sides, such as ``run 3``."""
+
+    name: str
+
+
+class Cursor(NamedTuple):
+    """Where a list goes on, on either side; of which list, and with which filters."""
+
+    listed: str
+    arguments: tuple[Any, ...]
+    filters: tuple[tuple[str, Any], ...]
+    after: tuple[str, str]
+
+
+_UUID = re.compile("[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
+
+
+class Names:
+    """The ids of one side, by name and back."""
+
+    def __init__(self) -> None:
+        self.ids: dict[str, UUID] = {}
+        self.names: dict[str, str] = {}
+
+    def add(self, name: str, id: UUID) -> None:
+        self.ids[name] = id
+        self.names[str(id)] = name
+
+    def into(self, value: object, side: int) -> Any:
+        """An argument, with this side's ids and cursors in the place of names."""
+        if isinstance(value, Ref):
+            return self.ids[value.name]
+        if isinstance(value, Cursor):
+            return value.after[side]
+        return value
+
+    def out_of(self, value: object) -> object:
+        """An answer in a form that is equal on both sides only if it is the same in value and type, ids by name."""
+        if isinstance(value, Entered):
+            return "entered"
+        if isinstance(value, Page):
+            return "Page", [self.out_of(item) for item in value.items], value.next is not None
+        if isinstance(value, Struct):
+            fields = {name: self.out_of(getattr(value, name)) for name in value.__struct_fields__}
+            return type(value).__name__, fields
+        if isinstance(value, DalError):
+            return self._error(value)
+        if isinstance(value, UUID):
+            return Ref(self.names.get(str(value), str(value)))
+        if isinstance(value, str):
+            return self._named(value)
+        if isinstance(value, (list, tuple)):
+            return type(value).__name__, [self.out_of(item) for item in value]
+        if isinstance(value, dict):
+            return "dict", sorted((self._named(key), self.out_of(inner)) for key, inner in value.items())
+        return type(value).__name__, repr(value)
+
+    def _named(self, text: str) -> str:
+        return _UUID.sub(lambda found: self.names.get(found[0], found[0]), text)
+
+    def _error(self, error: DalError) -> object:
+        """An error's class, words and attributes; where a database refused in words of its own, not those."""
+        attributes = {"path", "found", "current", "retry_after", "query"} | (set() if error.code else {"constraint"})
+        told = {name: self.out_of(getattr(error, name, None)) for name in sorted(attributes)}
+        return type(error).__name__, told, "" if error.code else self._named(str(error))
+
+
+# --- values -----------------------------------------------------------------------------------------------------------
+
+WORDS = st.text(st.characters(codec="utf-8", exclude_characters="\0"), max_size=20)
+TEXT = st.one_of(st.none(), WORDS)
+ACTOR = st.sampled_from(["ann", "bob", "Ωλ", "'; --", "x" * 512])
+NAME = st.one_of(st.sampled_from(["Invoices", " Straße ", "x" * 128, "日本"]), WORDS.filter(str.strip))
+HANDLE = st.sampled_from(["a", "A", "b", "c-1", None])
+TAGS = st.lists(st.sampled_from(["x", "X ", "y", "%", "É", "e\u0301", "_", "z" * 512]), max_size=4)
+ACCESS = st.sampled_from(["personal", "authenticated", "workspace"])
+KEY = st.sampled_from([None, "k1", "k2", "'"])
+NUMBER = st.sampled_from([1, 1, 2, 2, 3, 4, 0, 2**63 - 1])
+LIMIT = st.sampled_from([1, 2, 3, 5, 50, 500])
+LEAF = st.one_of(
+    st.none(),
+    st.booleans(),
+    st.integers(-(2**63), 2**63 - 1),
+    st.floats(allow_nan=False, allow_infinity=False),
+    WORDS,
+    st.sampled_from([-0.0, 1e16, 5e-324, 2**53 + 1, "\\u0000", 1, 1.0, True]),
+)
+JSON = st.recursive(
+    LEAF, lambda inner: st.one_of(st.lists(inner, max_size=4), st.dictionaries(WORDS, inner, max_size=4)), max_leaves=8
+)
+STATUS = st.sampled_from(["pending", "running", "succeeded", "failed", "cancelled"])
+
+BAD: dict[str, st.SearchStrategy[Any]] = {
+    "text": st.sampled_from(["a\0", "\ud800", 5, "", "x" * 2000, True, None]),
+    "json": st.sampled_from(
+        [math.nan, [math.inf], {"a": [2**63]}, "\0", {"\udfff": 1}, (1,), {1: 2}, {"a": UUID(int=1)}]
+    ),
+    "int": st.sampled_from([-1, 2**63, True, "1", None]),
+    "id": st.sampled_from([UUID(int=0), UUID(int=2**128 - 1), str(UUID(int=0)), 7]),
+    "cursor": st.sampled_from(["", "no cursor", "AAAA", 5]),
+    "limit": st.sampled_from([0, 501, True, "5"]),
+}
+# Calls with a place for one bad value; 'workflow' and 'run' stand for one that there is.
+BAD_CALLS: Sequence[tuple[str, str, tuple[Any, ...], dict[str, Any]]] = (
+    ("text", "workflows.create", ("?",), {"actor": "ann"}),
+    ("text", "workflows.create", ("w",), {"actor": "ann", "handle": "?"}),
+    ("text", "workflows.create", ("w",), {"actor": "?"}),
+    ("text", "workflows.update", ("workflow",), {"actor": "ann", "description": "?"}),
+    ("text", "workflows.update", ("workflow",), {"actor": "ann", "draft_access": "?"}),
+    ("text", "workflows.resolve", ("?",), {}),
+    ("text", "workflows.list", (), {"tag": "?"}),
+    ("text", "versions.create", ("workflow", {}), {"actor": "ann", "notes": "?"}),
+    ("text", "runs.create", ("workflow",), {"actor": "ann", "idempotency_key": "?"}),
+    ("text", "runs.fail", ("run", "?"), {"actor": "ann"}),
+    ("text", "runs.cancel", ("run",), {"actor": "?"}),
+    ("text", "runs.list", ("workflow",), {"status": "?"}),
+    ("json", "workflows.update", ("workflow",), {"actor": "ann", "chat_config": "?"}),
+    ("json", "versions.create", ("workflow", "?"), {"actor": "ann"}),
+    ("json", "versions.set_runnable_config", ("workflow", 1, "?"), {"actor": "ann"}),
+    ("json", "runs.create", ("workflow",), {"actor": "ann", "inputs": "?"}),
+    ("json", "runs.succeed", ("run", "?"), {"actor": "ann"}),
+    ("int", "versions.get_number", ("workflow", "?"), {}),
+    ("int", "versions.diff", ("workflow", 1, "?"), {}),
+    ("int", "workflows.update", ("workflow",), {"actor": "ann", "name": "w", "expected_revision": "?"}),
+    ("id", "workflows.get", ("?",), {}),
+    ("id", "workflows.resolve", ("?",), {}),
+    ("id", "workflows.update", ("?",), {"actor": "ann", "name": "w"}),
+    ("id", "workflows.archive", ("?",), {"actor": "ann"}),
+    ("id", "workflows.unarchive", ("?",), {"actor": "ann"}),
+    ("id", "workflows.publish", ("?",), {"actor": "ann"}),
+    ("id", "workflows.unpublish", ("?",), {"actor": "ann"}),
+    ("id", "workflows.events", ("?",), {}),
+    ("id", "versions.create", ("?", {}), {"actor": "ann"}),
+    ("id", "versions.get", ("?",), {}),
+    ("id", "versions.latest", ("?",), {}),
+    ("id", "versions.list", ("?",), {}),
+    ("id", "runs.create", ("?",), {"actor": "ann"}),
+    ("id", "runs.create", ("workflow",), {"actor": "ann", "version_id": "?"}),
+    ("id", "runs.get", ("?",), {}),
+    ("id", "runs.start", ("?",), {"actor": "ann"}),
+    ("id", "runs.events", ("?",), {}),
+    ("cursor", "workflows.list", (), {"after": "?"}),
+    ("cursor", "versions.list", ("workflow",), {"after": "?"}),
+    ("cursor", "runs.events", ("run",), {"after": "?"}),
+    ("limit", "workflows.list", (), {"limit": "?"}),
+    ("limit", "runs.list", ("workflow",), {"limit": "?"}),
+)
+
+
+def some(**strategies: st.SearchStrategy[Any]) -> st.SearchStrategy[dict[str, Any]]:
+    """Keyword arguments, each there or not."""
+    return st.fixed_dictionaries({}, optional=strategies)
+
+
+def kept(document: object) -> object:
+    """A document as it comes back: -0.0 loses its sign."""
+    if isinstance(document, dict):
+        return {key: kept(inner) for key, inner in document.items()}
+    if isinstance(document, list):
+        return [kept(inner) for inner in document]
+    return document + 0.0 if isinstance(document, float) else document
+
+
+# --- the machine ------------------------------------------------------------------------------------------------------
+
+
+class Undo(Exception):
+    """Leaves a block without effect."""
+
+
+class Entered:
+    """The block of a transaction or savepoint, and what it gave."""
+
+    def __init__(self, block: Any) -> None:
+        self.block = block
+        self.scope = block.__enter__()
+
+    def leave(self, *, ends_well: bool) -> None:
+        if ends_well:
+            self.block.__exit__(None, None, None)
+        else:
+            with contextlib.suppress(Undo):
+                self.block.__exit__(Undo, Undo(), None)
+
+
+class Sides:
+    """The two databases, opened once, emptied for every life of the machine."""
+
+    def __init__(self, sqlite_url: str, postgres_url: str, face: Face, loop: Loop) -> None:
+        self.clock = Clock()
+        limits: dict[str, Any] = {"sqlite_tx_timeout": 300, "sqlite_synchronous": "normal", "postgres_pool_max_size": 2}
+        self.dbs: tuple[Dal[Sync], Dal[Sync]] = (
+            open_db(Settings.from_url(sqlite_url, **limits), face, self.clock, loop),
+            open_db(Settings.from_url(postgres_url, postgres_deadline=300, **limits), face, self.clock, loop),
+        )
+        self.raw = (
+            sqlite3.connect(sqlite_url.removeprefix("sqlite:///"), isolation_level=None),
+            psycopg.connect(postgres_url, autocommit=True),
+        )
+        for connection in self.raw:
+            connection.execute("create table own (n bigint)")
+
+    def empty(self) -> None:
+        self.raw[0].execute("begin")
+        for table in TABLES:
+            self.raw[0].execute(f"delete from {table}")
+        self.raw[0].execute("commit")
+        self.raw[1].execute(f"truncate {', '.join(TABLES)}")
+
+    def close(self) -> None:
+        for connection in self.raw:
+            connection.close()
+        for db in self.dbs:
+            db.close()
+
+
+class Machine(RuleBasedStateMachine):
+    """One life of two databases."""
+
+    workflows: Bundle[Ref] = Bundle("workflows")
+    versions: Bundle[Ref] = Bundle("versions")
+    runs: Bundle[Ref] = Bundle("runs")
+    cursors: Bundle[Cursor] = Bundle("cursors")
+
+    sides: ClassVar[Sides]
+
+    def __init__(self) -> None:
+        super().__init__()
+        sides = self.sides
+        sides.empty()
+        sides.clock.set(START)
+        self.sent = [db.calls for db in sides.dbs]
+        self.names = (Names(), Names())
+        self.made = 0
+        self.blocks: list[list[Entered]] = []  # one a side
+        self.entered: list[Entered] = []
+        self.read_only = False
+        self.is_sound = True
+        workflow = self.make("workflow", "workflows.create", "first", actor="ann", handle="a", tags=["x"])
+        version = self.make("version", "versions.create", workflow, {"n": 1}, actor="ann", runnable_config={"c": 1})
+        self.first = (workflow, version, self.make("run", "runs.create", workflow, actor="ann"))
+
+    def scope(self, side: int) -> Any:
+        """What stores are called on: the innermost transaction, or the database."""
+        return self.blocks[-1][side].scope if self.blocks else self.sides.dbs[side]
+
+    # --- calling both ---
+
+    def compare(self, what: str, outcomes: Sequence[object]) -> None:
+        lite, post = (names.out_of(outcome) for names, outcome in zip(self.names, outcomes, strict=True))
+        if lite != post:
+            self.is_sound = False
+            raise AssertionError(f"{what}\n  SQLite:     {lite}\n  PostgreSQL: {post}")
+
+    def try_both(self, what: str, call: Callable[[int], object], makes: str = "") -> list[Any] | None:
+        """Both answers, compared; None if both refused alike. makes: a word for each row that is new in the answers."""
+        outcomes: list[Any] = []
+        for side in (0, 1):
+            try:
+                outcomes.append(call(side))
+            except DalError as error:
+                outcomes.append(error)
+        if makes and not any(isinstance(outcome, DalError) for outcome in outcomes):
+            rows = [outcome if isinstance(outcome, list) else [outcome] for outcome in outcomes]
+            for kind, *ids in zip(makes.split(), *([row.id for row in side] for side in rows), strict=True):
+                self._name(kind, ids)
+        self.compare(what, outcomes)
+        return None if isinstance(outcomes[0], DalError) else outcomes
+
+    def _name(self, kind: str, ids: Sequence[UUID]) -> None:
+        if not any(str(id) in names.names for names, id in zip(self.names, ids, strict=True)):
+            self.made += 1
+            for names, id in zip(self.names, ids, strict=True):
+                names.add(f"{kind} {self.made}", id)
+
+    def both(self, method: str, *args: Any, makes: str = "", **kwargs: Any) -> list[Any] | None:
+        def call(side: int) -> object:
+            into = functools.partial(self.names[side].into, side=side)
+            function = operator.attrgetter(method)(self.scope(side))
+            return function(*map(into, args), **{name: into(value) for name, value in kwargs.items()})
+
+        return self.try_both(f"{method}{args}{kwargs}", call, makes)
+
+    def make(self, kind: str, method: str, *args: Any, **kwargs: Any) -> Any:
+        """A new row's name for a bundle; nothing if it was refused."""
+        answers = self.both(method, *args, makes=kind, **kwargs)
+        return multiple() if answers is None else Ref(self.names[0].names[str(answers[0].id)])
+
+    # --- what there is from the start ---
+
+    @initialize(target=workflows)
+    def first_workflow(self) -> Any:
+        return self.first[0]
+
+    @initialize(target=versions)
+    def first_version(self) -> Any:
+        return self.first[1]
+
+    @initialize(target=runs)
+    def first_run(self) -> Any:
+        return self.first[2]
+
+    # --- what is refused ---
+
+    @rule(call=st.sampled_from(BAD_CALLS), workflow=workflows, run=runs, data=st.data())
+    def ask_badly(self, call: Any, workflow: Ref, run: Ref, data: st.DataObject) -> None:
+        kind, method, arguments, keywords = call
+        value = data.draw(BAD[kind], label="value")
+
+        def filled(given: Any) -> Any:
+            return {"?": value, "workflow": workflow, "run": run}.get(given, given) if type(given) is str else given
+
+        makes = method.removesuffix("s.create") if method.endswith(".create") else ""  # some are good here and there
+        self.both(
+            method, *map(filled, arguments), makes=makes, **{key: filled(given) for key, given in keywords.items()}
+        )
+
+    # --- time ---
+
+    @rule(seconds=st.sampled_from([0.000001, 1, 86400, -3600]))
+    def pass_time(self, seconds: float) -> None:
+        self.sides.clock.advance(seconds=seconds)
+
+    # --- workflows ---
+
+    @rule(
+        target=workflows,
+        name=NAME,
+        actor=ACTOR,
+        given=some(handle=HANDLE, description=TEXT, tags=TAGS, draft_access=ACCESS, chat_config=JSON),
+    )
+    def create_workflow(self, name: str, actor: str, given: dict[str, Any]) -> Any:
+        return self.make("workflow", "workflows.create", name, actor=actor, **given)
+
+    @rule(
+        workflow=workflows,
+        actor=ACTOR,
+        given=some(name=NAME, description=TEXT, tags=TAGS, draft_access=ACCESS, chat_config=JSON),
+    )
+    def update_workflow(self, workflow: Ref, actor: str, given: dict[str, Any]) -> None:
+        self.both("workflows.update", workflow, actor=actor, **given)
+
+    @rule(workflow=workflows, handle=HANDLE, expected=st.sampled_from([None, None, 1, 2, 3]))
+    def update_handle(self, workflow: Ref, handle: str | None, expected: int | None) -> None:
+        self.both("workflows.update", workflow, actor="ann", handle=handle, expected_revision=expected)
+
+    @rule(workflow=workflows, handle=HANDLE)
+    def swap(self, workflow: Ref, handle: str | None) -> None:
+        """An archived workflow lends its handle to another, and is wanted back."""
+        self.both("workflows.archive", workflow, actor="ann")
+        self.both("workflows.create", "heir", actor="ann", handle=handle, makes="workflow")
+        self.both("workflows.unarchive", workflow, actor="ann")
+
+    @rule(workflow=workflows, verb=st.sampled_from(["archive", "unarchive", "unpublish"]), actor=ACTOR)
+    def change_state(self, workflow: Ref, verb: str, actor: str) -> None:
+        self.both(f"workflows.{verb}", workflow, actor=actor)
+
+    @rule(workflow=workflows, require_login=st.booleans())
+    def publish(self, workflow: Ref, require_login: bool) -> None:
+        self.both("workflows.publish", workflow, actor="ann", require_login=require_login)
+
+    @rule(workflow=workflows)
+    def get_workflow(self, workflow: Ref) -> None:
+        self.both("workflows.get", workflow)
+
+    @rule(
+        ref=st.one_of(workflows, st.sampled_from(["a", "A", "b", "c-1", "none"])),
+        given=some(include_archived=st.booleans()),
+    )
+    def resolve(self, ref: Any, given: dict[str, Any]) -> None:
+        self.both("workflows.resolve", ref, **given)
+
+    @rule(handle=st.sampled_from(["a", "b", "d", "d"]), seconds=st.sampled_from([0, 1, -1]))
+    def leave_two_archived(self, handle: str, seconds: int) -> None:
+        """Of two archived workflows with one handle, the one changed last is meant by it."""
+        for _ in range(2):
+            workflow = self.make("workflow", "workflows.create", "former", actor="ann", handle=handle)
+            if isinstance(workflow, Ref):
+                self.both("workflows.archive", workflow, actor="ann")
+            self.sides.clock.advance(seconds=seconds)
+        for include_archived in (True, False):
+            self.both("workflows.resolve", handle, include_archived=include_archived)
+
+    # --- versions ---
+
+    @rule(
+        target=versions,
+        workflow=workflows,
+        graph=JSON,
+        given=some(mermaid=TEXT, metadata=JSON, runnable_config=JSON, notes=TEXT),
+    )
+    def create_version(self, workflow: Ref, graph: Any, given: dict[str, Any]) -> Any:
+        answers = self.both("versions.create", workflow, graph, actor="ann", makes="version", **given)
+        if answers is None:
+            return multiple()
+        self.compare(f"the graph {graph!r} came back as {answers[0].graph!r}", [answers[0].graph, kept(graph)])
+        return Ref(self.names[0].names[str(answers[0].id)])
+
+    @rule(target=versions, workflow=workflows, count=st.integers(1, 6))
+    def create_versions(self, workflow: Ref, count: int) -> Any:
+        return multiple(*(self.make("version", "versions.create", workflow, {}, actor="ann") for _ in range(count)))
+
+    @rule(version=versions)
+    def get_version(self, version: Ref) -> None:
+        self.both("versions.get", version)
+
+    @rule(workflow=workflows, number=NUMBER)
+    def get_number(self, workflow: Ref, number: int) -> None:
+        self.both("versions.get_number", workflow, number)
+
+    @rule(workflow=workflows)
+    def latest(self, workflow: Ref) -> None:
+        self.both("versions.latest", workflow)
+
+    @rule(workflow=workflows, graph=st.one_of(st.just({}), st.just({"n": 1}), JSON))
+    def find_by_hash(self, workflow: Ref, graph: Any) -> None:
+        self.both("versions.find_by_hash", workflow, graph_hash(graph))
+
+    @rule(workflow=workflows, a=NUMBER, b=NUMBER)
+    def diff(self, workflow: Ref, a: int, b: int) -> None:
+        self.both("versions.diff", workflow, a, b)
+
+    @rule(workflow=workflows, number=NUMBER, config=JSON, actor=ACTOR)
+    def set_runnable_config(self, workflow: Ref, number: int, config: Any, actor: str) -> None:
+        self.both("versions.set_runnable_config", workflow, number, config, actor=actor)
+
+    # --- runs ---
+
+    @rule(
+        target=runs,
+        workflow=workflows,
+        actor=ACTOR,
+        version=st.one_of(st.none(), st.none(), versions),
+        given=some(
+            inputs=JSON, runnable_config=JSON, tags=TAGS, callbacks=JSON, metadata=JSON, name=TEXT, triggered_by=ACTOR,
+            idempotency_key=KEY,
+        ),
+    )  # fmt: skip
+    def create_run(self, workflow: Ref, actor: str, version: Any, given: dict[str, Any]) -> Any:
+        return self.make("run", "runs.create", workflow, actor=actor, version_id=version, **given)
+
+    @rule(target=runs, workflow=workflows, key=KEY, inputs=st.sampled_from([None, {}, {"n": 1}, {"n": 1.0}]))
+    def create_keyed_runs(self, workflow: Ref, key: str | None, inputs: Any) -> Any:
+        """A key means one run of a workflow, and another run of another workflow."""
+        other = self.make("workflow", "workflows.create", "other", actor="ann")
+        made = []
+        for place in (workflow, other):
+            if isinstance(place, Ref):
+                self.both("versions.create", place, {}, actor="ann", makes="version")
+                made.append(self.make("run", "runs.create", place, actor="ann", idempotency_key=key, inputs=inputs))
+        return multiple(*(run for run in made if isinstance(run, Ref)))
+
+    @rule(target=runs, workflow=workflows, count=st.integers(1, 6))
+    def create_runs(self, workflow: Ref, count: int) -> Any:
+        return multiple(*(self.make("run", "runs.create", workflow, actor="ann") for _ in range(count)))
+
+    @rule(target=runs, workflow=workflows, output=JSON, end=st.sampled_from(["", "succeed", "fail", "cancel"]))
+    def create_and_start_run(self, workflow: Ref, output: Any, end: str) -> Any:
+        run = self.make("run", "runs.create", workflow, actor="ann")
+        if isinstance(run, Ref):
+            self.both("runs.start", run, actor="ann")
+            if end:
+                self.both(f"runs.{end}", run, output if end == "succeed" else "why", actor="ann")
+        return run
+
+    @rule(run=runs, actor=ACTOR)
+    def start(self, run: Ref, actor: str) -> None:
+        self.both("runs.start", run, actor=actor)
+
+    @rule(run=runs, given=some(output=JSON), actor=ACTOR)
+    def succeed(self, run: Ref, given: dict[str, Any], actor: str) -> None:
+        self.both("runs.succeed", run, actor=actor, **given)
+
+    @rule(run=runs, error=WORDS, actor=ACTOR)
+    def fail(self, run: Ref, error: str, actor: str) -> None:
+        self.both("runs.fail", run, error, actor=actor)
+
+    @rule(run=runs, reason=TEXT, actor=ACTOR)
+    def cancel(self, run: Ref, reason: str, actor: str) -> None:
+        self.both("runs.cancel", run, reason, actor=actor)
+
+    @rule(run=runs)
+    def get_run(self, run: Ref) -> None:
+        self.both("runs.get", run)
+
+    # --- pages ---
+
+    def page(self, listed: str, arguments: tuple[Any, ...], filters: dict[str, Any], limit: Any, after: Any) -> Any:
+        answers = self.both(listed, *arguments, **filters, limit=limit, after=after)
+        if answers is None or answers[0].next is None:
+            return multiple()
+        return Cursor(listed, arguments, tuple(filters.items()), (answers[0].next, answers[1].next))
+
+    @rule(
+        target=cursors,
+        filters=some(include_archived=st.booleans(), tag=st.sampled_from(["x", "X", " y", "%", "none"])),
+        limit=LIMIT,
+    )
+    def list_workflows(self, filters: dict[str, Any], limit: int) -> Any:
+        return self.page("workflows.list", (), filters, limit, None)
+
+    @rule(
+        target=cursors, workflow=workflows, limit=LIMIT, listed=st.sampled_from(["workflows.events", "versions.list"])
+    )
+    def list_of_workflow(self, workflow: Ref, limit: int, listed: str) -> Any:
+        return self.page(listed, (workflow,), {}, limit, None)
+
+    @rule(
+        target=cursors,
+        workflow=workflows,
+        limit=LIMIT,
+        filters=some(status=STATUS),
+    )
+    def list_runs(self, workflow: Ref, limit: int, filters: dict[str, Any]) -> Any:
+        return self.page("runs.list", (workflow,), filters, limit, None)
+
+    @rule(target=cursors, run=runs, limit=LIMIT)
+    def list_run_events(self, run: Ref, limit: int) -> Any:
+        return self.page("runs.events", (run,), {}, limit, None)
+
+    @rule(target=cursors, cursor=cursors, limit=LIMIT)
+    def walk_on(self, cursor: Cursor, limit: int) -> Any:
+        return self.page(cursor.listed, cursor.arguments, dict(cursor.filters), limit, cursor)
+
+    @rule(cursor=cursors, other=cursors)
+    def walk_on_with_another_lists_cursor(self, cursor: Cursor, other: Cursor) -> None:
+        self.both(cursor.listed, *cursor.arguments, **dict(cursor.filters), after=other)
+
+    # --- transactions ---
+
+    @precondition(lambda self: not self.blocks)
+    @rule(
+        read_only=st.sampled_from([False, False, False, True]),
+        isolation=st.sampled_from([None, None, "read committed", "repeatable read", "serializable", "chaos"]),
+    )
+    def begin(self, read_only: bool, isolation: str | None) -> None:
+        if self.enter(read_only=read_only, isolation=isolation):
+            self.read_only = read_only
+
+    @precondition(lambda self: 0 < len(self.blocks) < 4)
+    @rule()
+    def savepoint(self) -> None:
+        self.enter()
+
+    def enter(self, **options: Any) -> bool:
+        def call(side: int) -> Entered:
+            self.entered.append(Entered(self.scope(side).transaction(**options)))
+            return self.entered[-1]
+
+        blocks = self.try_both(f"transaction({options})", call)
+        if blocks is not None:
+            self.blocks.append(blocks)
+        return blocks is not None
+
+    @precondition(lambda self: self.blocks)
+    @rule(ends_well=st.booleans())
+    def leave(self, ends_well: bool) -> None:
+        blocks = self.blocks.pop()
+        outcomes: list[object] = [None, None]
+        for side in (1, 0):  # the inner one first, as two with statements would
+            self.entered.remove(blocks[side])
+            try:
+                blocks[side].leave(ends_well=ends_well)
+            except DalError as error:
+                outcomes[side] = error
+        self.compare(f"leave(ends_well={ends_well})", outcomes)
+
+    @precondition(lambda self: self.blocks)
+    @rule(workflow=workflows)
+    def forget_the_transaction(self, workflow: Ref) -> None:
+        blocks, self.blocks = self.blocks, []
+        try:
+            self.both("workflows.get", workflow)
+            self.both("workflows.archive", workflow, actor="ann")
+            self.enter()
+        finally:
+            self.blocks = blocks + self.blocks
+
+    @precondition(lambda self: self.blocks and not self.read_only)
+    @rule(number=st.integers(0, 9))
+    def write_to_a_table_of_the_applications_own(self, number: int) -> None:
+        for side in (0, 1):
+            self.scope(side).connection.execute(f"insert into own values ({number})")
+
+    @precondition(lambda self: not self.blocks)
+    @rule(target=runs, workflow=workflows, fails=st.booleans())
+    def transact(self, workflow: Ref, fails: bool) -> Any:
+        def work(tx: Any, id: Any) -> Any:
+            version = tx.versions.create(id, {"made": "together"}, actor="ann")
+            run = tx.runs.create(id, actor="ann")
+            started = tx.runs.start(run.id, actor="ann")
+            if fails:
+                tx.runs.start(run.id, actor="ann")
+            return [version, started]
+
+        def call(side: int) -> object:
+            id = self.names[side].into(workflow, side)
+            return self.sides.dbs[side].transact(lambda tx: work(tx, id))
+
+        if fails:
+            self._transact_in_vain(call)
+            return multiple()
+        answers = self.try_both(f"transact({workflow})", call, makes="version run")
+        return multiple() if answers is None else Ref(self.names[0].names[str(answers[0][1].id)])
+
+    def _transact_in_vain(self, call: Callable[[int], object]) -> None:
+        """What was made and undone has no name, so only the kinds of the errors are compared."""
+        kinds = []
+        for side in (0, 1):
+            with pytest.raises(DalError) as caught:
+                call(side)
+            kinds.append((type(caught.value).__name__, getattr(caught.value, "found", None)))
+        assert kinds[0] == kinds[1], f"transact, failing: SQLite {kinds[0]}, PostgreSQL {kinds[1]}"
+
+    # --- the end ---
+
+    def teardown(self) -> None:
+        while self.entered:
+            with contextlib.suppress(DalError):
+                self.entered.pop().leave(ends_well=False)
+        self.blocks.clear()
+        if self.is_sound:
+            self.compare_everything()
+
+    def compare_everything(self) -> None:
+        """Both databases, whole, as lists show them; and which queries it took."""
+        for tag in (None, "x", "y", "%", "É".lower(), "_"):
+            for include_archived in (False, True):
+                self.walk("workflows.list", tag=tag, include_archived=include_archived)
+        for name in list(self.names[0].ids):
+            if name.startswith("workflow"):
+                for listed in ("workflows.events", "versions.list", "runs.list"):
+                    self.walk(listed, Ref(name))
+            elif name.startswith("run"):
+                self.walk("runs.events", Ref(name))
+        own = [connection.execute("select n from own order by n").fetchall() for connection in self.sides.raw]
+        assert own[0] == own[1], f"the application's own table: SQLite {own[0]}, PostgreSQL {own[1]}"
+        sent = [
+            {name: count - before.get(name, 0) for name, count in db.calls.items() if count != before.get(name, 0)}
+            for db, before in zip(self.sides.dbs, self.sent, strict=True)
+        ]
+        assert sent[0] == sent[1], f"queries sent: SQLite {sent[0]}, PostgreSQL {sent[1]}"
+
+    def walk(self, listed: str, *arguments: Any, **filters: Any) -> None:
+        after: Any = None
+        while True:
+            answers = self.both(listed, *arguments, **filters, limit=4, after=after)
+            assert answers is not None, f"{listed}{arguments}{filters} was refused"
+            if answers[0].next is None:
+                return
+            after = Cursor(listed, arguments, (), (answers[0].next, answers[1].next))
+
+
+@pytest.fixture(params=["sync", "async"])
+def sides(request: pytest.FixtureRequest, sqlite_url: str, postgres_url: str, loop: Loop) -> Iterator[Sides]:
+    sides = Sides(sqlite_url, postgres_url, request.param, loop)
+    yield sides
+    sides.close()
+
+
+def test_sqlite_and_postgresql_answer_alike_whatever_they_are_asked(sides: Sides) -> None:
+    run_state_machine_as_test(type("Machine", (Machine,), {"sides": sides}), settings=PROFILE)
