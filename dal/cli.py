@@ -102,7 +102,10 @@ def print_json(value: Any) -> None:
 
 @app.command()
 def demo(
-    url: Url = None,
+    url: Annotated[
+        str | None,
+        typer.Option("--url", metavar="URL", help="An empty database to work in.", show_default=False),
+    ] = None,
     keep: Annotated[
         Path | None,
         typer.Option("--keep", metavar="PATH", help="Make the SQLite file at PATH and leave it there to look at."),

@@ -70,7 +70,11 @@ class Tx(Stores[M]):
     @property
     def connection(self) -> Any:
         """The driver's own connection, for the application's own tables: sqlite3.Connection, psycopg.Connection or
-        psycopg.AsyncConnection. What is done on it belongs to this transaction; it must not be ended there."""
+        psycopg.AsyncConnection. What is done on it belongs to this transaction; it must not be ended there.
+
+        A statement of the application's own that fails aborts the transaction on PostgreSQL, and does not on SQLite:
+        let its error leave the block. Raises Closed once the transaction has ended.
+        """
         return self._unit.connection
 
     @overload
@@ -105,9 +109,10 @@ class Dal(Stores[M]):
         """Several methods, all or nothing: ``with db.transaction() as tx``, and inside it ``tx.runs.create(...)``.
 
         read_only: one consistent view of the database, no writes. isolation: on PostgreSQL 'read committed' unless read
-        only; SQLite is always serializable. Never run again by itself: see ``transact``. On SQLite it holds the only
-        writer, for at most DAL_SQLITE_TX_TIMEOUT. Raises InvalidState when entered inside itself, and for ``db.…``
-        calls inside its block.
+        only; SQLite is always serializable. Never run again by itself, though on PostgreSQL two that change the same
+        workflow can deadlock: see ``transact``. On SQLite it holds the only writer, for at most DAL_SQLITE_TX_TIMEOUT.
+        Raises InvalidState when entered inside itself, and for ``db.…`` calls inside its block, those of tasks that
+        were started in the block too.
         """
         if isolation not in (None, "read committed", "repeatable read", "serializable"):
             raise Invalid("takes 'read committed', 'repeatable read' or 'serializable'", path="isolation")
@@ -161,6 +166,8 @@ class Dal(Stores[M]):
         return self._engine.close()
 
     def __enter__(self: Dal[Sync]) -> Dal[Sync]:
+        if _is_async(self._engine):
+            raise TypeError("this Dal is for asyncio: write 'async with'")
         return self
 
     def __exit__(
@@ -169,6 +176,8 @@ class Dal(Stores[M]):
         self.close()
 
     async def __aenter__(self: Dal[Async]) -> Dal[Async]:
+        if not _is_async(self._engine):
+            raise TypeError("this Dal is for blocking code: write 'with', or open it with dal.aconnect")
         return self
 
     async def __aexit__(
@@ -274,11 +283,20 @@ class aconnect:
     async def _open(self) -> Dal[Async]:
         database, migrate, clock = self._arguments
         settings = Settings.load(database)
-        catalog, file = await asyncio.to_thread(_prepare, settings, migrate, clock)
+        preparing = asyncio.ensure_future(asyncio.to_thread(_prepare, settings, migrate, clock))
+        try:
+            catalog, file = await asyncio.shield(preparing)
+        except asyncio.CancelledError:
+            preparing.add_done_callback(_close_prepared)
+            raise
         if file is not None:
             return Dal(SqliteAsync(file, catalog), settings, clock)
         engine = PostgresAsync(settings, catalog)
-        await engine.open()
+        try:
+            await engine.open()
+        except BaseException:
+            await engine.close()
+            raise
         return Dal(engine, settings, clock)
 
     async def __aenter__(self) -> Dal[Async]:
@@ -290,6 +308,14 @@ class aconnect:
     ) -> None:
         assert self._db is not None  # __aenter__ has run
         await self._db.close()
+
+
+def _close_prepared(preparing: asyncio.Future[tuple[Catalog, File | None]]) -> None:
+    """Close a file that was opened for a caller who has been cancelled since."""
+    if not preparing.cancelled() and preparing.exception() is None:
+        file = preparing.result()[1]
+        if file is not None:
+            file.close()
 
 
 @contextmanager

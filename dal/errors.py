@@ -192,6 +192,7 @@ SQLSTATES: Mapping[str, type[DalError]] = {
     "23505": AlreadyExists,
     "23": ConstraintViolated,
     "25006": ReadOnly,
+    "P0001": ConstraintViolated,  # raised by a trigger
     "25P02": TransactionAborted,
     "25P03": Unavailable,  # idle in transaction for too long
     "40": Unavailable,  # serialization failure, deadlock
@@ -220,7 +221,6 @@ SQLSTATES: Mapping[str, type[DalError]] = {
 SQLITE_CODES: Mapping[int, type[DalError]] = {
     2067: AlreadyExists,  # SQLITE_CONSTRAINT_UNIQUE
     1555: AlreadyExists,  # SQLITE_CONSTRAINT_PRIMARYKEY
-    1811: ReadOnly,  # SQLITE_CONSTRAINT_TRIGGER: a fence refuses writes
     19: ConstraintViolated,
     1: SchemaError,  # SQLITE_ERROR: no such table or column
     3: Unavailable,  # SQLITE_PERM
@@ -245,10 +245,8 @@ SQLITE_CODES: Mapping[int, type[DalError]] = {
 RETRYABLE = frozenset({"40001", "40P01", "SQLITE_BUSY", "SQLITE_BUSY_SNAPSHOT", "SQLITE_BUSY_RECOVERY"})
 
 
-def from_sqlstate(code: str | None) -> type[DalError]:
+def from_sqlstate(code: str) -> type[DalError]:
     """The error that a SQLSTATE stands for; DalError itself for one that is not in the table."""
-    if code is None:
-        return Unavailable
     return SQLSTATES.get(code) or SQLSTATES.get(code[:2]) or DalError
 
 

@@ -92,6 +92,7 @@ class Query:
     uses: str | None = None
     rows: int | None = None
     differs: str | None = None
+    width: int = 0  # columns of a row; 0 for a count
     _binder: Binder = field(default=lambda values: (), repr=False)
     build: Callable[[Any], Any] = field(default=tuple, repr=False)
 
@@ -315,6 +316,7 @@ def _read_query(
         rows=int(plan["rows"]) if "rows" in plan else twin.rows if twin else None,
         differs=found.get("differs"),
         _binder=_binder(compiled, params, dialect),
+        width=_width(returns, op, models),
         build=_row_builder(returns, op, models, dialect),
     )
 
@@ -404,6 +406,13 @@ def _row_builder(
     return model_builder(models[returns], dialect)
 
 
+def _width(returns: str, op: Operator, models: Mapping[str, type[Struct]]) -> int:
+    if op in ("!", "$"):
+        return 1 if op == "$" else 0
+    applied = returns.startswith("Applied[")
+    return len(models[returns[8:-1] if applied else returns].__struct_fields__) + (2 if applied else 0)
+
+
 # --- the catalog ------------------------------------------------------------------------------------------------------
 
 
@@ -430,23 +439,30 @@ class _Adapter:
 
     async def select(self, view: View, query_name: str, sql: str, parameters: Any, record_class: Any) -> list[Any]:
         query = self._queries[query_name]
-        rows, _ = await _run(view, query, parameters)
+        rows = await _rows(view, query, parameters)
         page: list[Any] = _built(query, lambda rows: list(map(query.build, rows)), rows)
         return page
 
     async def select_one(self, view: View, query_name: str, sql: str, parameters: Any, record_class: Any) -> Any:
         query = self._queries[query_name]
-        rows, _ = await _run(view, query, parameters)
+        rows = await _rows(view, query, parameters)
         return _built(query, query.build, rows[0]) if rows else None
 
     async def select_value(self, view: View, query_name: str, sql: str, parameters: Any) -> Any:
         query = self._queries[query_name]
-        rows, _ = await _run(view, query, parameters)
+        rows = await _rows(view, query, parameters)
         return _built(query, query.build, rows[0][0]) if rows else None
 
     async def insert_update_delete(self, view: View, query_name: str, sql: str, parameters: Any) -> int:
         _, count = await _run(view, self._queries[query_name], parameters)
         return count
+
+
+async def _rows(view: View, query: Query, parameters: Mapping[str, Any]) -> Sequence[Any]:
+    rows, _ = await _run(view, query, parameters)
+    if rows and len(rows[0]) != query.width:  # an override that was not checked
+        raise CatalogError(f"{query.where()}: {len(rows[0])} columns are selected, {query.returns} has {query.width}")
+    return rows
 
 
 async def _run(view: View, query: Query, parameters: Mapping[str, Any]) -> tuple[Sequence[Any], int]:
@@ -553,7 +569,8 @@ def _read_overrides(
 ) -> dict[str, Query]:
     """The overrides that fit, by name; what is wrong with the others is added to faults."""
     replaced: dict[str, Query] = {}
-    if not folder.is_dir() or list(folder.glob("*.sql")):
+    dialects = [folder / name for name in get_args(Dialect) if (folder / name).is_dir()]
+    if not dialects or list(folder.glob("*.sql")):
         reason = f"{folder} is no folder of overrides: those stand in its folders postgres and sqlite"
         faults.append(CatalogError(reason))
         return replaced

@@ -77,7 +77,10 @@ def read_instant_cursor(scope: str, after: str | None) -> tuple[datetime, UUID]:
     if after is None:
         return NEWEST
     payload = _unpack(scope, after, 24)
-    return _EPOCH + timedelta(microseconds=struct.unpack(">q", payload[:8])[0]), UUID(bytes=payload[8:])
+    try:
+        return _EPOCH + timedelta(microseconds=struct.unpack(">q", payload[:8])[0]), UUID(bytes=payload[8:])
+    except OverflowError:  # made by somebody who knows how
+        raise Invalid("no cursor of this list: its instant is beyond the calendar", path="after") from None
 
 
 def number_cursor(scope: str, number: int) -> str:

@@ -12,9 +12,10 @@ from __future__ import annotations
 import asyncio
 import math
 import re
+import threading
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from typing import Any, Protocol, TypeAlias, TypeVar
 
@@ -106,14 +107,14 @@ def connection_arguments(settings: Settings) -> dict[str, Any]:
             "lock_timeout": round(settings.postgres_lock_timeout * 1000),
             "idle_in_transaction_session_timeout": round(settings.postgres_deadline * 1000),
         }
-        words = " ".join(_option(name, value) for name, value in {**_SESSION, **limits}.items())
-        arguments["options"] = f"{given.get('options') or ''} {words}".strip()
+        # The last one counts: a DSN may set other limits, but not what an answer depends on.
+        arguments["options"] = f"{_options(limits)} {given.get('options') or ''} {_options(_SESSION)}"
     return arguments
 
 
-def _option(name: str, value: object) -> str:
-    escaped = str(value).replace(" ", "\\ ")
-    return f"-c {name}={escaped}"
+def _options(settings: Mapping[str, object]) -> str:
+    escaped = {name: str(value).replace(" ", "\\ ") for name, value in settings.items()}
+    return " ".join(f"-c {name}={value}" for name, value in escaped.items())
 
 
 def translate(error: psycopg.Error, query: Query | None = None, *, unknown: bool = False) -> DalError:
@@ -133,6 +134,8 @@ def translate(error: psycopg.Error, query: Query | None = None, *, unknown: bool
         kind = from_sqlstate(code)
         said = error.diag.message_primary or ""
         detail = f"SQLSTATE {code}" if code.startswith("22") else f"{said} (SQLSTATE {code})"
+        if kind is SchemaError and query is not None:
+            detail = f"{detail}, in {query.name}, {query.where()}"
         if issubclass(kind, Conflict):
             detail = f"constraint {error.diag.constraint_name} (SQLSTATE {code})"
         fault = kind(detail, query=name)
@@ -164,6 +167,7 @@ def _check_server(connection: psycopg.Connection[Any] | psycopg.AsyncConnection[
 
 class _Connection(psycopg.Connection[tuple[Any, ...]]):
     dal_cursor: RawCursor[tuple[Any, ...]]
+    dal_lock: threading.Lock  # a transaction may be shared by threads, the kept cursor may not
 
 
 class _AsyncConnection(psycopg.AsyncConnection[tuple[Any, ...]]):
@@ -214,6 +218,7 @@ class _BlockingWire:
     def _configure(connection: _Connection) -> None:
         _check_server(connection)
         connection.dal_cursor = RawCursor(connection)
+        connection.dal_lock = threading.Lock()
         set_json_loads(msgspec.json.decode, context=connection.dal_cursor)
 
     async def open(self) -> None:
@@ -235,10 +240,11 @@ class _BlockingWire:
         self, connection: _Connection, sql: bytes, values: Sequence[object], prepare: bool | None
     ) -> Rows:
         cursor = connection.dal_cursor
-        cursor.execute(sql, values, prepare=prepare)
-        if not _has_rows(cursor):
-            return (), cursor.rowcount
-        return _emptied(cursor, cursor.fetchall())
+        with connection.dal_lock:
+            cursor.execute(sql, values, prepare=prepare)
+            if not _has_rows(cursor):
+                return (), cursor.rowcount
+            return _emptied(cursor, cursor.fetchall())
 
     async def shut(self, connection: _Connection) -> None:
         connection.close()
@@ -342,84 +348,102 @@ class Unit:
     def __init__(self, core: _Core, options: Options, connection: Any) -> None:
         self.owner: object = core
         self.ended = False
-        self.connection = connection
+        self._connection = connection
         self._core = core
         self._options = options
         self._failed = False
-        self._depth = 0
+        self._savepoints: list[str] = []
+
+    @property
+    def connection(self) -> Any:
+        """The connection of a transaction in progress. Raises Closed, TransactionAborted."""
+        self._check()
+        return self._connection
 
     async def _command(self, sql: str) -> None:
-        await self._core.wire.execute(self.connection, sql.encode(), (), False)
+        try:
+            await self._core.wire.execute(self._connection, sql.encode(), (), False)
+        except psycopg.Error as error:
+            raise translate(error) from error
 
     async def begin(self) -> None:
         """Start the transaction."""
         isolation = self._options.isolation or ("repeatable read" if self._options.read_only else None)
-        try:
-            await self._command(_BEGIN[isolation] + (" read only" if self._options.read_only else ""))
-        except psycopg.Error as error:
-            raise translate(error) from error
+        await self._command(_BEGIN[isolation] + (" read only" if self._options.read_only else ""))
 
     async def execute(self, query: Query, values: Values) -> Rows:
         self._core.ran[query.name] += 1
         self._check(query)
         try:
             return await self._core.wire.execute(
-                self.connection, query.statements[0].encoded, values[0], False if query.custom else None
+                self._connection, query.statements[0].encoded, values[0], False if query.custom else None
             )
-        except psycopg.Error as error:
-            self._failed = True
-            raise translate(error, query) from error
+        except BaseException as error:
+            self._failed = True  # cancelled, too: the caller does not know what the statement did
+            if isinstance(error, psycopg.Error):
+                raise translate(error, query) from error
+            raise
 
     def _check(self, query: Query | None = None) -> None:
         name = query.name if query else None
         if self.ended:
             raise Closed("use a transaction inside its with block only", query=name)
-        if self._failed or self.connection.info.transaction_status == TransactionStatus.INERROR:
+        if self._connection.closed:
+            raise Unavailable("the connection was lost, and the transaction with it", query=name)
+        status = self._connection.pgconn.transaction_status
+        if self._failed or status == TransactionStatus.INERROR:
             raise TransactionAborted("leave the with block, or the savepoint's", query=name)
+        if status == TransactionStatus.IDLE:
+            raise Closed("the application ended the transaction on its connection", query=name)
 
     async def commit(self) -> None:
         """End well. Raises TransactionAborted, rolled back, if a statement had failed."""
         self._check()
-        if self.connection.info.transaction_status == TransactionStatus.IDLE:
-            raise Closed("the application ended the transaction on its connection")
         try:
-            await self._command("commit")
+            await self._core.wire.execute(self._connection, b"commit", (), False)
         except psycopg.Error as error:
-            raise translate(error, unknown=bool(self.connection.closed)) from error
+            raise translate(error, unknown=bool(self._connection.closed)) from error
         finally:
-            self.ended = self.connection.info.transaction_status == TransactionStatus.IDLE
+            self.ended = self._connection.pgconn.transaction_status == TransactionStatus.IDLE
 
     async def roll_back(self) -> None:
         """End without effect; what cannot be rolled back is closed, which has the same effect at the server."""
         if self.ended:
             return
         self.ended = True
+        if self._connection.closed or self._connection.pgconn.transaction_status == TransactionStatus.IDLE:
+            return
         try:
-            if not self.connection.closed:
-                await self._command("rollback")
-        except psycopg.Error:
-            await self._core.wire.shut(self.connection)
+            await self._command("rollback")
+        except DalError:
+            await self._core.wire.shut(self._connection)
 
     async def savepoint(self) -> str:
         """Set a savepoint; returns its name for ``release`` or ``undo``."""
         self._check()
-        self._depth += 1
-        await self._command(f"savepoint dal_{self._depth}")
-        return f"dal_{self._depth}"
+        name = f"dal_{len(self._savepoints) + 1}"
+        await self._command(f"savepoint {name}")
+        self._savepoints.append(name)
+        return name
 
     async def release(self, name: str) -> None:
         """Keep what was done since the savepoint. Raises TransactionAborted if a statement had failed."""
         self._check()
-        self._depth -= 1
         await self._command(f"release {name}")
+        self._savepoints.remove(name)
 
     async def undo(self, name: str) -> None:
-        """Undo what was done since the savepoint; the transaction is usable again."""
-        self._depth -= 1
-        if not self.ended and not self.connection.closed:
+        """Undo what was done since the savepoint; the transaction is usable again, or left to be rolled back.
+
+        Raises nothing: the caller is leaving by an error of its own.
+        """
+        try:
             await self._command(f"rollback to {name}")
             await self._command(f"release {name}")
+            self._savepoints.remove(name)
             self._failed = False
+        except (DalError, ValueError):
+            self._failed = True
 
 
 class _Core:
@@ -494,14 +518,15 @@ class _Core:
 
     async def retry(self, attempt: Callable[[], Coroutine[Any, Any, T]]) -> T:
         """Run a whole transaction, and again after a collision, within the deadline."""
-        for delay in delays(self.settings.postgres_deadline):
+        waits = delays(self.settings.postgres_deadline)
+        while True:
             try:
                 return await attempt()
             except DalError as error:
-                if not may_run_again(error):
+                delay = next(waits, None)
+                if delay is None or not may_run_again(error):
                     raise
-                await self.wire.sleep(delay)
-        return await attempt()
+            await self.wire.sleep(delay)
 
     @asynccontextmanager
     async def unit(self, options: Options, *, nested: bool = False) -> AsyncIterator[Unit]:
@@ -527,10 +552,7 @@ class _Core:
     @asynccontextmanager
     async def savepoint(self, unit: Unit) -> AsyncIterator[None]:
         """A nested transaction."""
-        try:
-            name = await unit.savepoint()
-        except psycopg.Error as error:
-            raise translate(error) from error
+        name = await unit.savepoint()
         try:
             yield
             await unit.release(name)

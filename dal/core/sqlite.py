@@ -22,7 +22,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, contextmanager, suppress
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 from urllib.parse import quote
 
 from dal.core.catalog import Catalog, Query
@@ -58,6 +58,8 @@ def translate(error: sqlite3.Error, query: Query | None = None) -> DalError:
     detail = str(error)
     if kind is Invalid:
         detail = "a value or row is larger than SQLite takes"
+    if kind is SchemaError and query is not None:
+        detail = f"{detail}, in {query.name}, {query.where()}"
     if code is None and isinstance(error, sqlite3.ProgrammingError):
         kind = Closed
     elif code is None and isinstance(error, sqlite3.OperationalError):  # its words would quote the text
@@ -81,6 +83,7 @@ class File:
         self.path = self._place(settings.sqlite_path)
         _check_library()
         self.lane = threading.Lock()
+        self.give_up = threading.Event()  # the caller of the write in the lane was cancelled
         self.readers: queue.SimpleQueue[sqlite3.Connection] = queue.SimpleQueue()
         self._all: list[sqlite3.Connection] = []
         self.closed = False
@@ -145,6 +148,9 @@ class File:
                     f"{self.path}: pragma {pragma} stays {found}, {value} is needed. Write-ahead logging needs a local "
                     "disk; a network file system has none"
                 )
+        if write:
+            # It waits in short turns of its own, see _when_free; a reader never waits for a writer.
+            connection.execute("pragma busy_timeout = 20").fetchall()
         return connection
 
     def take_reader(self) -> sqlite3.Connection:
@@ -154,6 +160,14 @@ class File:
             return self.readers.get(timeout=self.settings.sqlite_busy_timeout)
         except queue.Empty:
             raise _waited(self.settings.sqlite_busy_timeout, "a reader") from None
+
+    def begin_writing(self, kind: Literal["immediate", "exclusive"] = "immediate") -> None:
+        """Begin a transaction on the writing connection, waiting for other processes up to the busy timeout.
+
+        Raises sqlite3.OperationalError; at once when ``give_up`` is set.
+        """
+        begin = partial(self.writer.execute, f"begin {kind}")
+        _when_free(begin, self.settings.sqlite_busy_timeout, self.give_up)
 
     def take_lane(self) -> None:
         """Wait for the turn to write. Raises Overloaded when it does not come in time."""
@@ -229,10 +243,12 @@ def _look(path: Path) -> None:
 def _is_ours(connection: sqlite3.Connection, path: Path) -> bool:
     """Whether the file bears our mark; a new one does not. Raises CorruptDatabase, SchemaError for others' files."""
     try:
+        # In this order: another caller may be making the file, who marks it before it makes any table.
+        is_empty = connection.execute("select count(*) from sqlite_schema").fetchone()[0] == 0
         found = connection.execute("pragma application_id").fetchone()[0]
         if found == APPLICATION_ID:
             return True
-        if found == 0 and connection.execute("select count(*) from sqlite_schema").fetchone()[0] == 0:
+        if found == 0 and is_empty:
             return False
     except sqlite3.DatabaseError as error:
         if getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_NOTADB:
@@ -249,16 +265,20 @@ def _waited(seconds: float, what: str) -> Overloaded:
     return Overloaded(f"a caller waited {seconds:g} s for {what}", retry_after=seconds)
 
 
-def _when_free(action: Callable[[], object], seconds: float) -> None:
-    """Try again while another connection is in the way. SQLite itself does not wait to change the journal mode: where
-    several processes open a new file at once, all but one are told at once that it is busy."""
+def _when_free(action: Callable[[], object], seconds: float, give_up: threading.Event | None = None) -> None:
+    """Try again while another connection is in the way.
+
+    SQLite itself does not wait to change the journal mode: where several processes open a new file at once, all but one
+    are told at once that it is busy. And where it does wait, it hears of no interrupt.
+    """
     end = time.monotonic() + seconds
     while True:
         try:
             action()
             return
         except sqlite3.OperationalError as error:
-            if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY or time.monotonic() > end:
+            over = time.monotonic() > end or (give_up is not None and give_up.is_set())
+            if over or error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY:
                 raise
         time.sleep(0.005)
 
@@ -338,7 +358,7 @@ class _Writing:
         writer = self._file.writer
         self._file.take_lane()
         try:
-            writer.execute("begin immediate")
+            self._file.begin_writing()
             answer = _run_script(writer, query, values)
             writer.execute("commit")
             return answer
@@ -362,18 +382,25 @@ class Unit:
         self._ran = ran
         self._failed = False
         self._expired = False
-        self._depth = 0
+        self._savepoints: list[str] = []
+        self._connection: sqlite3.Connection | None = None  # until it has begun
         self.thread: ThreadPoolExecutor | None = None  # on the async face, of a transaction that only reads
         # A statement and the end of the unit's time exclude each other.
         self._mutex = threading.Lock()
-        self.connection = file.writer
+
+    @property
+    def connection(self) -> sqlite3.Connection:
+        """The connection of a transaction in progress. Raises Closed, Unavailable, TransactionAborted."""
+        return self._check()
 
     def begin(self) -> None:
         """Start the transaction; the caller holds the lane, unless it is read only."""
-        if self.options.read_only:
-            self.connection = self._file.take_reader()
+        self._connection = self._file.take_reader() if self.options.read_only else self._file.writer
         try:
-            self.connection.execute("begin" if self.options.read_only else "begin immediate")
+            if self.options.read_only:
+                self._connection.execute("begin")
+            else:
+                self._file.begin_writing()
         except sqlite3.Error as error:
             self.roll_back()
             raise translate(error) from error
@@ -381,31 +408,37 @@ class Unit:
     async def execute(self, query: Query, values: tuple[tuple[object, ...], ...]) -> tuple[Sequence[Any], int]:
         self._ran[query.name] += 1
         with self._mutex:
-            self._check(query)
+            connection = self._check(query)
             try:
-                return _run_script(self.connection, query, values)
-            except sqlite3.Error as error:
+                return _run_script(connection, query, values)
+            except BaseException as error:
                 self._failed = True
-                raise translate(error, query) from error
+                if isinstance(error, sqlite3.Error):
+                    raise translate(error, query) from error
+                raise
 
-    def _check(self, query: Query | None = None) -> None:
+    def fail(self) -> None:
+        """Leave only rolling back: the caller does not know what its last call did."""
+        self._failed = True
+
+    def _check(self, query: Query | None = None) -> sqlite3.Connection:
         name = query.name if query else None
         if self._expired:
             limit = self._file.settings.sqlite_tx_timeout
             raise Unavailable(f"rolled back: it held the database for more than {limit:g} s", query=name)
-        if self.ended:
+        if self.ended or self._connection is None:
             raise Closed("use a transaction inside its with block only", query=name)
         if self._failed:
             raise TransactionAborted("leave the with block, or the savepoint's", query=name)
+        if not self._connection.in_transaction:
+            raise Closed("the application ended the transaction on its connection", query=name)
+        return self._connection
 
     def commit(self) -> None:
         """End well. Raises TransactionAborted, rolled back, if a statement had failed."""
         with self._mutex:
             try:
-                self._check()
-                if not self.connection.in_transaction:
-                    raise Closed("the application ended the transaction on its connection")
-                self.connection.execute("commit")
+                self._check().execute("commit")
             except sqlite3.Error as error:
                 raise translate(error) from error
             finally:
@@ -427,35 +460,47 @@ class Unit:
         if self.ended:
             return
         self.ended = True
+        if self._connection is None:
+            return
         try:
-            _roll_back(self.connection)
+            _roll_back(self._connection)
         finally:
-            if self.connection is not self._file.writer:
-                self._file.readers.put(self.connection)
+            if self.options.read_only:
+                self._file.readers.put(self._connection)
 
     def savepoint(self) -> str:
         """Set a savepoint; returns its name for ``release`` or ``undo``."""
         with self._mutex:
-            self._check()
-            self._depth += 1
-            self.connection.execute(f"savepoint dal_{self._depth}")
-            return f"dal_{self._depth}"
+            name = f"dal_{len(self._savepoints) + 1}"
+            self._command(f"savepoint {name}")
+            self._savepoints.append(name)
+            return name
 
     def release(self, name: str) -> None:
         """Keep what was done since the savepoint. Raises TransactionAborted if a statement had failed."""
         with self._mutex:
-            self._check()
-            self._depth -= 1
-            self.connection.execute(f"release {name}")
+            self._command(f"release {name}")
+            self._savepoints.remove(name)
 
     def undo(self, name: str) -> None:
-        """Undo what was done since the savepoint; the transaction is usable again."""
+        """Undo what was done since the savepoint; the transaction is usable again, or left to be rolled back.
+
+        Raises nothing: the caller is leaving by an error of its own.
+        """
         with self._mutex:
-            self._depth -= 1
-            if not self.ended and self.connection.in_transaction:
-                self.connection.execute(f"rollback to {name}")
-                self.connection.execute(f"release {name}")
-                self._failed = False
+            self._failed = False
+            try:
+                self._command(f"rollback to {name}")
+                self._command(f"release {name}")
+                self._savepoints.remove(name)
+            except (DalError, ValueError):
+                self._failed = True
+
+    def _command(self, sql: str) -> None:
+        try:
+            self._check().execute(sql)
+        except sqlite3.Error as error:
+            raise translate(error) from error
 
 
 def _run_method(file: File, owner: object, method: Method[Any, ..., T], started: Started[T], ran: Counter[str]) -> T:
@@ -507,14 +552,15 @@ class SqliteSync:
 
     def retry(self, attempt: Callable[[], T]) -> T:
         """Run a whole transaction, and again if another process was in its way, within the busy timeout."""
-        for delay in delays(self.file.settings.sqlite_busy_timeout):
+        waits = delays(self.file.settings.sqlite_busy_timeout)
+        while True:
             try:
                 return attempt()
             except DalError as error:
-                if not may_run_again(error):
+                delay = next(waits, None)
+                if delay is None or not may_run_again(error):
                     raise
-                time.sleep(delay)
-        return attempt()
+            time.sleep(delay)
 
     @contextmanager
     def _lane(self, needed: bool) -> Iterator[Callable[[], None]]:
@@ -584,9 +630,7 @@ class SqliteSync:
 
     def close(self) -> None:
         """Wait for the writer, then close."""
-        if self.file.closed:
-            return
-        with self._lane(True):
+        with suppress(Closed), self._lane(True):  # somebody else may be closing it
             self.file.close()
 
 
@@ -626,14 +670,15 @@ class SqliteAsync:
 
     async def retry(self, attempt: Callable[[], Any]) -> Any:
         """Run a whole transaction, and again if another process was in its way, within the busy timeout."""
-        for delay in delays(self.file.settings.sqlite_busy_timeout):
+        waits = delays(self.file.settings.sqlite_busy_timeout)
+        while True:
             try:
                 return await attempt()
             except DalError as error:
-                if not may_run_again(error):
+                delay = next(waits, None)
+                if delay is None or not may_run_again(error):
                     raise
-                await asyncio.sleep(delay)
-        return await attempt()
+            await asyncio.sleep(delay)
 
     async def _hop(self, threads: ThreadPoolExecutor, work: Callable[..., T], *args: Any, sure: bool = False) -> T:
         """Run work in a thread and wait for its end, even when cancelled: it holds a connection until then.
@@ -652,8 +697,10 @@ class SqliteAsync:
             # The cancelled future knows nothing of the thread; the job knows whether it can still be stopped.
             if sure or not job.cancel():
                 if threads is self._writer and not sure:
+                    self.file.give_up.set()
                     self.file.writer.interrupt()
                 await _settled(asyncio.wrap_future(job))
+                self.file.give_up.clear()
             raise
 
     async def _take_reader(self) -> ThreadPoolExecutor:
@@ -697,38 +744,36 @@ class SqliteAsync:
         refuse_nested(self)
         self.file.check_open()
         unit = Unit(self, self.file, options, self.ran)
-        if options.read_only:
-            unit.thread = await self._take_reader()
-            try:
-                async with self._opened(unit, unit.thread):
-                    yield unit
-            finally:
-                self._give_reader(unit.thread)
-            return
-        async with self._turn() as release, self._opened(unit, self._writer):
-            watchdog = asyncio.create_task(self._expire(unit, release))
-            try:
+        if not options.read_only:
+            async with self._turn() as release, self._opened(unit, self._writer, release):
                 yield unit
-            finally:
-                watchdog.cancel()
+            return
+        unit.thread = await self._take_reader()
+        try:
+            async with self._opened(unit, unit.thread, lambda: None):
+                yield unit
+        finally:
+            self._give_reader(unit.thread)
 
-    async def _expire(self, unit: Unit, release: Callable[[], None]) -> None:
+    async def _expire(self, unit: Unit, thread: ThreadPoolExecutor, release: Callable[[], None]) -> None:
         await asyncio.sleep(self.file.settings.sqlite_tx_timeout)
-        await self._hop(self._writer, unit.expire, sure=True)
+        await self._hop(thread, unit.expire, sure=True)
         release()
 
     @asynccontextmanager
-    async def _opened(self, unit: Unit, threads: ThreadPoolExecutor) -> AsyncIterator[None]:
+    async def _opened(self, unit: Unit, thread: ThreadPoolExecutor, release: Callable[[], None]) -> AsyncIterator[None]:
         try:
-            await self._hop(threads, unit.begin)
+            await self._hop(thread, unit.begin)
+            watchdog = asyncio.create_task(self._expire(unit, thread, release))
             before = enter(unit)
             try:
                 yield
             finally:
                 leave(before)
-            await self._hop(threads, unit.commit)
+                watchdog.cancel()
+            await self._hop(thread, unit.commit)
         finally:
-            await self._hop(threads, unit.roll_back, sure=True)
+            await self._hop(thread, unit.roll_back, sure=True)
 
     @asynccontextmanager
     async def savepoint(self, unit: Unit) -> AsyncIterator[None]:
@@ -750,10 +795,14 @@ class SqliteAsync:
             if started.done:
                 return started.value
             threads = unit.thread or self._writer
-            if method.kind != "transaction":
-                return await self._hop(threads, started.finish, unit)
-            async with self.savepoint(unit):
-                return await self._hop(threads, started.finish, unit)
+            try:
+                if method.kind != "transaction":
+                    return await self._hop(threads, started.finish, unit)
+                async with self.savepoint(unit):
+                    return await self._hop(threads, started.finish, unit)
+            except asyncio.CancelledError:
+                unit.fail()
+                raise
 
         return run
 
@@ -828,7 +877,10 @@ class SqliteDoor:
         if self._file:
             self._file.take_lane()
         try:
-            self.run_sql("begin exclusive")
+            try:
+                self._file.begin_writing("exclusive") if self._file else self.run_sql("begin exclusive")
+            except sqlite3.Error as error:
+                raise translate(error) from error
             yield
             self.run_sql("commit")
         finally:

@@ -62,7 +62,9 @@ def parse_values(query: Query, given: Sequence[str], *, whole: bool = True) -> d
     by_name = {param.name: param for param in query.params}
     for word in given:
         name, sign, _ = word.partition("=")
-        if not sign or name not in by_name:
+        if not sign and name in by_name:
+            raise Invalid(f"{word!r} has no value: write {word}=…", path=name)
+        if name not in by_name:
             takes = ", ".join(map(str, query.params)) or "no parameters"
             raise Invalid(f"{word!r} is no parameter; {query.name} takes {takes}", path=name)
     if whole and (missing := [str(param) for param in query.params if param.name not in words]):

@@ -55,7 +55,8 @@ select t.name as table_name, group_concat(k."from", ', ') as columns, k."table" 
  order by t.name, columns;
 
 -- name: get_server_facts()^
--- differs: what only a server has is null; lock_timeout_ms is the busy timeout.
+-- differs: what only a server has is null; lock_timeout_ms is one turn of waiting, which the engine repeats until the
+-- busy timeout is over.
 select sqlite_version() as version, (select encoding from pragma_encoding) as encoding,
        strftime('%Y-%m-%dT%H:%M:%f000Z', 'now') as now, 0 as is_standby,
        (select page_count from pragma_page_count) * (select page_size from pragma_page_size) as size_bytes,

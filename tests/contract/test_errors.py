@@ -137,8 +137,7 @@ SQLSTATES = {
     "XX001": dal.CorruptDatabase,
     "XX002": dal.CorruptDatabase,
     "XX000": DalError,
-    "P0001": DalError,
-    None: dal.Unavailable,
+    "P0001": dal.ConstraintViolated,
 }
 SQLITE = {
     "SQLITE_BUSY": dal.Unavailable,
@@ -160,7 +159,7 @@ SQLITE = {
     "SQLITE_FULL": dal.DiskFull,
     "SQLITE_READONLY": dal.ReadOnly,
     "SQLITE_READONLY_DBMOVED": dal.ReadOnly,
-    "SQLITE_CONSTRAINT_TRIGGER": dal.ReadOnly,
+    "SQLITE_CONSTRAINT_TRIGGER": dal.ConstraintViolated,
     "SQLITE_CORRUPT": dal.CorruptDatabase,
     "SQLITE_CORRUPT_INDEX": dal.CorruptDatabase,
     "SQLITE_NOTADB": dal.CorruptDatabase,
@@ -178,7 +177,7 @@ SQLITE = {
 
 
 @pytest.mark.parametrize("code", SQLSTATES)
-def test_a_sqlstate_means_one_of_our_errors(code: str | None) -> None:
+def test_a_sqlstate_means_one_of_our_errors(code: str) -> None:
     assert from_sqlstate(code) is SQLSTATES[code]
 
 

@@ -552,7 +552,7 @@ def test_facts_are_those_of_the_database(url: str, dialect: Dialect) -> None:
         assert schema.session_pid == facts.backend_pid
     if dialect == "sqlite":
         assert facts.version == sqlite3.sqlite_version
-        assert (facts.durability, facts.lock_timeout_ms) == ("journal_mode wal, synchronous 2", 10_000)
+        assert (facts.durability, facts.lock_timeout_ms) == ("journal_mode wal, synchronous 2", 20)
         assert (facts.max_connections, facts.connections, facts.statement_timeout_ms) == (None, None, None)
     else:
         (version,) = raw(url, "show server_version")[0]

@@ -341,7 +341,7 @@ def test_every_connection_has_the_pragmas_it_needs(synchronous: str, level: int,
 
     with opened(path, sqlite_synchronous=synchronous, sqlite_readers=3, sqlite_busy_timeout="1234ms") as db:
         with db.transaction() as tx:
-            assert read(tx.connection) == {**PRAGMAS, "synchronous": level, "query_only": 0}
+            assert read(tx.connection) == {**PRAGMAS, "synchronous": level, "query_only": 0, "busy_timeout": 20}
         with ThreadPoolExecutor(3) as threads:
             readers = dict(threads.map(of_a_reader, range(3)))
     assert len(readers) == 3

@@ -624,3 +624,25 @@ def test_calls_are_counted_by_query(db: Dal[Sync]) -> None:
     assert {name: after[name] - before.get(name, 0) for name in after if after[name] != before.get(name)} == {
         "get_workflow": 4
     }
+
+
+# --- what an application does to a transaction that it should not -----------------------------------------------------
+
+
+def test_what_follows_a_transaction_that_the_application_ended_is_refused(db: Dal[Sync]) -> None:
+    def end_it_and_go_on() -> None:
+        with db.transaction() as tx:
+            create(tx, "kept by the application's own commit")
+            tx.connection.execute("commit")
+            create(tx, "would commit by itself")
+
+    with pytest.raises(Closed, match="the application ended the transaction"):
+        end_it_and_go_on()
+    assert names(db) == ["kept by the application's own commit"]
+
+
+def test_the_connection_is_not_to_be_had_after_the_transaction(db: Dal[Sync]) -> None:
+    with db.transaction() as tx:
+        assert tx.connection is not None
+    with pytest.raises(Closed):
+        tx.connection.execute("select 1")
