@@ -601,7 +601,7 @@ def test_explain_shows_how_and_undoes_it(make_database: Callable[..., str], run:
         (["after_at=yesterday"], "after_at: 'yesterday' is no timestamptz"),
         (["after_at=2026-01-01T00:00:00"], "after_at: a datetime without time zone"),
         (["size=3"], "'size=3' is no parameter; list_runs takes workflow_id uuid"),
-        (["limit"], "'limit' is no parameter"),
+        (["limit"], "'limit' has no value: write limit="),
     ],
 )
 def test_a_value_that_does_not_fit_is_refused_by_name(words: list[str], reason: str) -> None:

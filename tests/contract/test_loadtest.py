@@ -9,7 +9,10 @@ from pathlib import Path
 
 import psycopg
 import pytest
+import yaml
 
+from dal.core.catalog import Catalog
+from dal.dal import MODELS_BY_NAME
 from loadtest.loopback import refuse_elsewhere
 from loadtest.recorder import percentile
 
@@ -57,9 +60,19 @@ def test_a_short_run_passes_and_looks_at_every_answer(empty_url: str, tmp_path: 
     assert " 0 failures" in found.stdout
     assert found.stderr == "", "users were stopped in the middle of a query, or the pool was closed under them"
     with psycopg.connect(empty_url) as connection:
-        left = connection.execute("select count(*) from runs where status in ('pending', 'running') and not exists"
-                                  " (select from run_events e where e.run_id = runs.id)").fetchall()  # fmt: skip
-    assert left == [(0,)], f"{left} runs without a trail"
+        runs, trails = connection.execute(
+            "select count(*), count(*) filter (where last_event ="
+            " (select count(*) from run_events e where e.run_id = r.id)) from runs r"
+        ).fetchall()[0]
+    assert runs == trails, f"{runs - trails} of {runs} runs have a trail with gaps"
+
+
+def test_every_target_is_of_a_query_that_the_users_send() -> None:
+    scenarios = yaml.safe_load((ROOT / "loadtest/targets.yaml").read_text())["scenarios"]
+    named = [query for scenario in scenarios.values() for query in scenario["queries"]]
+    assert sorted(named) == sorted(QUERIES)
+    assert set(named) <= set(Catalog.load("postgres", MODELS_BY_NAME).queries)
+    assert sum(scenario["share"] for scenario in scenarios.values()) == 100
 
 
 def test_a_missed_target_fails_the_run_and_is_named(empty_url: str, tmp_path: Path) -> None:
