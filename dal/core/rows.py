@@ -63,6 +63,17 @@ _PLAIN = frozenset({str, bool, type(None)})
 _LEAST, _MOST = INT64[0], INT64[-1]
 
 
+class Encoded(Struct, frozen=True):
+    """A document that was checked and encoded already; passed as a json parameter it is bound as it is."""
+
+    text: str
+
+    @classmethod
+    def of(cls, value: Json, path: str) -> Encoded:
+        """A document in its canonical form. Raises Invalid as ``encode_json`` does."""
+        return cls(canonical_json(value, path).decode())
+
+
 def encode_json(value: Json, path: str) -> str:
     """A JSON document as text, equal in value and type after a round trip through either database.
 
@@ -70,6 +81,8 @@ def encode_json(value: Json, path: str) -> str:
     A -0.0 becomes 0.0. Raises Invalid, with the path of the first offender, for anything else: NaN, Decimal, NUL, lone
     surrogates, tuples, subclasses.
     """
+    if type(value) is Encoded:
+        return value.text
     return _encode(value, path, _encoder).decode()
 
 

@@ -26,7 +26,7 @@ from dal.core.cursors import (
     read_number_cursor,
 )
 from dal.core.face import M, Queries, Store, applied, missing, statement
-from dal.core.rows import Applied, Json, canonical_json, check_text
+from dal.core.rows import Applied, Encoded, Json, check_text
 from dal.digests import uuid7
 from dal.errors import (
     IdempotencyConflict,
@@ -98,8 +98,7 @@ class Runs(Store[M]):
         Raises WorkflowNotFound, WorkflowArchived, VersionNotFound; IdempotencyConflict if the key was used with other
         inputs or another version.
         """
-        inputs = {} if inputs is None else inputs
-        asked_inputs = canonical_json(inputs, "inputs")
+        asked = Encoded.of({} if inputs is None else inputs, "inputs")
         new_id = uuid7()
         answer = applied(
             await q.create_run(
@@ -107,7 +106,7 @@ class Runs(Store[M]):
                 workflow_id=workflow_id,
                 version_id=version_id,
                 triggered_by=check_key(actor if triggered_by is None else triggered_by, "triggered_by"),
-                inputs=inputs,
+                inputs=asked,
                 runnable_config=runnable_config,
                 tags=check_tags(tags),
                 callbacks=[] if callbacks is None else callbacks,
@@ -125,9 +124,7 @@ class Runs(Store[M]):
             if answer.found == "archived":
                 raise WorkflowArchived(str(workflow_id), found=answer.found)
             missing(VersionNotFound, f"{version_id or 'latest'} of workflow {workflow_id}")
-        if run.id != new_id and (
-            canonical_json(run.inputs, "inputs") != asked_inputs or version_id not in (None, run.version_id)
-        ):
+        if run.id != new_id and (Encoded.of(run.inputs, "inputs") != asked or version_id not in (None, run.version_id)):
             raise IdempotencyConflict(f"run {run.id} has it", constraint="runs_idempotency_key")
         return run
 

@@ -12,7 +12,7 @@ from msgspec import Struct
 
 from dal.core.cursors import Page, check_limit, number_cursor, page, read_number_cursor
 from dal.core.face import M, Queries, Store, applied, missing, statement
-from dal.core.rows import Json, canonical_json, check_int
+from dal.core.rows import Encoded, Json, check_int
 from dal.digests import content_hash, uuid7
 from dal.errors import VersionNotFound, WorkflowArchived, WorkflowNotFound
 from dal.stores.checks import check_key
@@ -39,7 +39,11 @@ class Version(Struct, frozen=True):
 
 def graph_hash(graph: Json) -> str:
     """The content hash that a graph is stored under; the same on every database. Raises Invalid."""
-    return content_hash(canonical_json(graph, "graph"))
+    return _hash(Encoded.of(graph, "graph"))
+
+
+def _hash(graph: Encoded) -> str:
+    return content_hash(graph.text.encode())
 
 
 class Versions(Store[M]):
@@ -62,12 +66,13 @@ class Versions(Store[M]):
 
         graph: any JSON value, at most 16 MiB encoded. Raises WorkflowNotFound, WorkflowArchived.
         """
+        document = Encoded.of(graph, "graph")
         answer = applied(
             await q.create_version(
                 id=uuid7(),
                 workflow_id=workflow_id,
-                graph=graph,
-                graph_hash=graph_hash(graph),
+                graph=document,
+                graph_hash=_hash(document),
                 mermaid=mermaid,
                 metadata={} if metadata is None else metadata,
                 runnable_config=runnable_config,

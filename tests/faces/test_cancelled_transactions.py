@@ -1,4 +1,4 @@
-"""Transactions of async SQLite that are cancelled at awkward moments: nobody else notices."""
+"""Transactions of the async face that are cancelled at awkward moments, or hold every reader: nobody else notices."""
 
 from __future__ import annotations
 
@@ -43,6 +43,40 @@ def test_a_read_only_transaction_cancelled_before_it_began_leaves_the_writer_alo
             return len((await db.workflows.list(limit=500)).items)
 
     assert asyncio.run(main()) == 200
+
+
+def test_transactions_that_hold_every_reader_go_on_reading_while_others_wait(tmp_path: Path) -> None:
+    """Readers that wait must not occupy the threads that those transactions read in."""
+
+    async def main() -> None:
+        settings = dal.Settings(backend="sqlite", sqlite_path=tmp_path / "c.db", sqlite_readers=2)
+        async with dal.aconnect(settings) as db:
+            flow = await db.workflows.create("read", actor="ann")
+            opened = asyncio.Semaphore(0)
+            others_wait = asyncio.Event()
+
+            async def look_twice() -> bool:
+                async with db.transaction(read_only=True) as tx:
+                    await tx.workflows.get(flow.id)
+                    opened.release()
+                    await others_wait.wait()
+                    await tx.workflows.get(flow.id)
+                    return waiting[0].done()
+
+            async def look() -> str:
+                return (await db.workflows.get(flow.id)).name
+
+            holding = [asyncio.create_task(look_twice()) for _ in range(2)]
+            for _ in holding:
+                await opened.acquire()
+            waiting = [asyncio.create_task(look()) for _ in range(8)]
+            await asyncio.sleep(0.05)
+            others_wait.set()
+            first, _ = await asyncio.gather(*holding)
+            assert not first, "a read got in although both readers were held"
+            assert await asyncio.gather(*waiting) == ["read"] * 8
+
+    asyncio.run(main())
 
 
 def test_a_write_that_waits_for_another_process_can_be_cancelled_while_it_waits(tmp_path: Path) -> None:
