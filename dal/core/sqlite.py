@@ -230,10 +230,12 @@ def _look(path: Path) -> None:
 
     Raises CorruptDatabase, SchemaError. An immutable connection sees the file alone, and takes and drops no lock.
     """
+    # Asked first: another caller may be making the file, who marks it before it has a log.
+    has_log = path.with_name(f"{path.name}-wal").exists()
     connection = sqlite3.connect(_uri(path, "mode=ro&immutable=1"), uri=True)
     try:
-        if not _is_ours(connection, path) and path.with_name(f"{path.name}-wal").exists():
-            raise _foreign(path)  # its tables are still in its log; a new file of ours has none yet
+        if not _is_ours(connection, path) and has_log:
+            raise _foreign(path)  # its tables are still in its log
     except sqlite3.Error:
         pass  # perhaps another process is writing; the connection in earnest will see
     finally:
