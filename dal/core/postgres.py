@@ -91,9 +91,8 @@ def connection_arguments(settings: Settings) -> dict[str, Any]:
         raise Invalid("host and port cannot be told from the password: write its @ as %40, its / as %2F",
                       path="DAL_POSTGRES_DSN")  # fmt: skip
     ours: dict[str, Any] = {
-        "connect_timeout": max(
-            2, math.ceil(settings.postgres_connect_timeout)
-        ),  # libpq takes whole seconds, 2 at least
+        # libpq takes whole seconds, 2 at least
+        "connect_timeout": max(2, math.ceil(settings.postgres_connect_timeout)),
         "keepalives_idle": 30,
         "keepalives_interval": 10,
         "keepalives_count": 3,
@@ -236,9 +235,8 @@ class _BlockingWire:
         self.lent.discard(connection)
         self.pool.putconn(connection)
 
-    async def execute(
-        self, connection: _Connection, sql: bytes, values: Sequence[object], prepare: bool | None
-    ) -> Rows:
+    @staticmethod
+    async def execute(connection: _Connection, sql: bytes, values: Sequence[object], prepare: bool | None) -> Rows:
         cursor = connection.dal_cursor
         with connection.dal_lock:
             cursor.execute(sql, values, prepare=prepare)
@@ -311,8 +309,8 @@ def _emptied(cursor: Any, rows: Sequence[Any]) -> Rows:
 
 # --- running queries --------------------------------------------------------------------------------------------------
 
-# SQLSTATEs of a statement that was prepared on a schema that has changed, or on another server behind a pooler: refused
-# before it ran, so it may run again on a fresh connection.
+# The server's function that refuses a statement prepared on a schema that has changed since. Refused before it ran,
+# like one that another server behind a pooler never prepared (26000), it may run again on a fresh connection.
 _STALE_SOURCE = "RevalidateCachedQuery"
 
 
@@ -693,9 +691,7 @@ class PostgresDoor:
 
     async def execute(self, query: Query, values: Values) -> Rows:
         try:
-            cursor = self.connection.dal_cursor
-            cursor.execute(query.statements[0].encoded, values[0], prepare=False)
-            return ((), cursor.rowcount) if cursor.description is None else (cursor.fetchall(), cursor.rowcount)
+            return await _BlockingWire.execute(self.connection, query.statements[0].encoded, values[0], False)
         except psycopg.Error as error:
             raise translate(error, query) from error
 
