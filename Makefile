@@ -16,7 +16,7 @@ export PYRIGHT_PYTHON_IGNORE_WARNINGS := 1
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-postgres test test-all check generate plans load bench up down lock clean
+.PHONY: help demo demo-postgres test test-all faults check generate plans load bench up down lock clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -32,6 +32,10 @@ test: check  ## everything: check, then every test on SQLite and PostgreSQL 18
 
 test-all: export DAL_TEST_POSTGRES_VERSIONS := all
 test-all: test  ## the same, on every PostgreSQL found
+
+faults: export DAL_TEST_FAULTS := all
+faults: $(STAMP)  ## every fault test in full, and the table of what was lost, doubled or hung
+	$(BIN)/python -m pytest -n $(WORKERS) tests/faults
 
 check: $(STAMP)  ## style, types, import rules, generated files, queries and plans on both databases
 	$(BIN)/ruff check
