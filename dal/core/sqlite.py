@@ -26,7 +26,7 @@ from typing import Any, Literal, TypeVar
 from urllib.parse import quote
 
 from dal.core.catalog import Catalog, Query
-from dal.core.face import Method, Options, Started, delays, enter, leave, may_run_again, refuse_nested
+from dal.core.face import Method, Options, Retries, Started, enter, leave, refuse_nested
 from dal.errors import (
     Closed,
     Conflict,
@@ -552,16 +552,17 @@ class SqliteSync:
         with self._lane(True):
             return _run_method(self.file, self, method, started, self.ran)
 
-    def retry(self, attempt: Callable[[], T]) -> T:
-        """Run a whole transaction, and again if another process was in its way, within the busy timeout."""
-        waits = delays(self.file.settings.sqlite_busy_timeout)
+    def retry(self, attempt: Callable[[], T], *, keyed: bool = False) -> T:
+        """Run a whole transaction, and again if another process was in its way, within the busy timeout.
+
+        keyed: it has an idempotency key; then it is run again after a lost commit, too.
+        """
+        retries = Retries(self.file.settings.sqlite_busy_timeout, keyed=keyed)
         while True:
             try:
                 return attempt()
             except DalError as error:
-                delay = next(waits, None)
-                if delay is None or not may_run_again(error):
-                    raise
+                delay = retries.wait(error)
             time.sleep(delay)
 
     @contextmanager
@@ -670,16 +671,17 @@ class SqliteAsync:
 
         return await (self.retry(attempt) if method.kind == "transaction" else attempt())
 
-    async def retry(self, attempt: Callable[[], Any]) -> Any:
-        """Run a whole transaction, and again if another process was in its way, within the busy timeout."""
-        waits = delays(self.file.settings.sqlite_busy_timeout)
+    async def retry(self, attempt: Callable[[], Any], *, keyed: bool = False) -> Any:
+        """Run a whole transaction, and again if another process was in its way, within the busy timeout.
+
+        keyed: it has an idempotency key; then it is run again after a lost commit, too.
+        """
+        retries = Retries(self.file.settings.sqlite_busy_timeout, keyed=keyed)
         while True:
             try:
                 return await attempt()
             except DalError as error:
-                delay = next(waits, None)
-                if delay is None or not may_run_again(error):
-                    raise
+                delay = retries.wait(error)
             await asyncio.sleep(delay)
 
     async def _hop(self, threads: ThreadPoolExecutor, work: Callable[..., T], *args: Any, sure: bool = False) -> T:
