@@ -15,6 +15,7 @@ from dal.errors import (
     CorruptDatabase,
     DalError,
     DiskFull,
+    ExecutionNotFound,
     HandleTaken,
     IdempotencyConflict,
     Invalid,
@@ -36,6 +37,7 @@ from dal.errors import (
     WorkflowNotFound,
 )
 from dal.settings import Settings
+from dal.stores.history import Execution, ExecutionStatus, Step
 from dal.stores.keys import Key
 from dal.stores.runs import Run, RunStatus
 from dal.stores.versions import Version
@@ -55,6 +57,9 @@ __all__ = [
     "DiskFull",
     "DraftAccess",
     "Event",
+    "Execution",
+    "ExecutionNotFound",
+    "ExecutionStatus",
     "HandleTaken",
     "Health",
     "IdempotencyConflict",
@@ -76,6 +81,7 @@ __all__ = [
     "RunStatus",
     "SchemaError",
     "Settings",
+    "Step",
     "Sync",
     "TransactionAborted",
     "Tx",

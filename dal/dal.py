@@ -23,6 +23,7 @@ from dal.core.sqlite_door import SqliteDoor
 from dal.core.sqlite_file import File
 from dal.errors import CatalogError, Invalid
 from dal.settings import Settings
+from dal.stores.history import Execution, History, Step, StreamedStep
 from dal.stores.keys import Asked, Claim, Claims, Key, Keys
 from dal.stores.runs import Run, Runs
 from dal.stores.versions import Version, Versions
@@ -44,7 +45,9 @@ class Health(Struct, frozen=True):
     pool: dict[str, float]
 
 
-_MODELS: tuple[type[Struct], ...] = (Workflow, Event, Version, Run, Key, Claim, *MODELS)
+_MODELS: tuple[type[Struct], ...] = (
+    Workflow, Event, Version, Run, Key, Claim, Execution, Step, StreamedStep, *MODELS
+)  # fmt: skip
 MODELS_BY_NAME = {model.__name__: model for model in _MODELS}
 
 
@@ -62,6 +65,7 @@ class Stores(Store[M]):
         self.versions: Versions[M] = Versions(runner, clock)
         self.runs: Runs[M] = Runs(runner, clock)
         self.keys: Keys[M] = Keys(runner, clock)
+        self.history: History[M] = History(runner, clock)
 
 
 class Tx(Stores[M]):

@@ -3,7 +3,7 @@
     DalError
     ├─ Invalid (also ValueError; .path)         bad argument; nothing was sent
     ├─ NotFound (also LookupError)
-    │  └─ WorkflowNotFound, VersionNotFound, RunNotFound, KeyNotFound
+    │  └─ WorkflowNotFound, VersionNotFound, RunNotFound, KeyNotFound, ExecutionNotFound
     ├─ Conflict (.constraint)
     │  └─ AlreadyExists, HandleTaken, RevisionConflict, IdempotencyConflict, ConstraintViolated
     ├─ InvalidState (.found)
@@ -83,6 +83,10 @@ class KeyNotFound(NotFound):
     """No transaction has committed under this idempotency key."""
 
 
+class ExecutionNotFound(NotFound):
+    """No execution has this id."""
+
+
 class Conflict(DalError):
     """The change conflicts with what is stored."""
 
@@ -127,7 +131,7 @@ class InvalidState(DalError):
 
 
 class InvalidTransition(InvalidState):
-    """The run is not in a state that allows this transition."""
+    """The run or execution is not in a state that allows this transition."""
 
 
 class WorkflowArchived(InvalidState):

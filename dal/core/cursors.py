@@ -21,7 +21,9 @@ T = TypeVar("T")
 MAX_LIMIT = 500
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _CHECK = 8
-NEWEST = (datetime(9999, 12, 31, 23, 59, 59, 999999, UTC), UUID(int=2**128 - 1))
+_LAST = datetime(9999, 12, 31, 23, 59, 59, 999999, UTC)
+NEWEST = (_LAST, UUID(int=2**128 - 1))
+NEWEST_TEXT = (_LAST, "\U0010ffff")  # behind every text, compared as bytes, but those that begin with this no character
 
 
 class Page(Struct, Generic[T], frozen=True):
@@ -53,8 +55,9 @@ def _pack(scope: str, payload: bytes) -> str:
     return base64.urlsafe_b64encode(_checksum(scope, payload) + payload).decode().rstrip("=")
 
 
-def _unpack(scope: str, cursor: str, size: int) -> bytes:
-    """The payload of a cursor made for the same list. The checksum guards against mistakes; it is no secret."""
+def _unpack(scope: str, cursor: str, size: int | None) -> bytes:
+    """The payload of a cursor made for the same list, of this size or, with None, of any. The checksum guards against
+    mistakes; it is no secret."""
     if type(cursor) is not str:
         raise Invalid(f"takes the text of a cursor, not {type(cursor).__name__}", path="after")
     try:
@@ -62,7 +65,7 @@ def _unpack(scope: str, cursor: str, size: int) -> bytes:
     except (ValueError, binascii.Error):
         raw = b""
     check, payload = raw[:_CHECK], raw[_CHECK:]
-    if len(payload) != size or check != _checksum(scope, payload) or _pack(scope, payload) != cursor:
+    if size not in (None, len(payload)) or check != _checksum(scope, payload) or _pack(scope, payload) != cursor:
         raise Invalid("no cursor of this list: pass the 'next' of a page of the same list and filters", path="after")
     return payload
 
@@ -80,6 +83,23 @@ def read_instant_cursor(scope: str, after: str | None) -> tuple[datetime, UUID]:
     try:
         return _EPOCH + timedelta(microseconds=struct.unpack(">q", payload[:8])[0]), UUID(bytes=payload[8:])
     except OverflowError:  # made by somebody who knows how
+        raise Invalid("no cursor of this list: its instant is beyond the calendar", path="after") from None
+
+
+def instant_text_cursor(scope: str, at: datetime, key: str) -> str:
+    """The cursor behind a row of a list ordered by (instant, text compared as bytes)."""
+    return _pack(scope, struct.pack(">q", (at - _EPOCH) // timedelta(microseconds=1)) + key.encode())
+
+
+def read_instant_text_cursor(scope: str, after: str | None) -> tuple[datetime, str]:
+    """Where to go on from; the far end of time for the first page. Raises Invalid for any other list's cursor."""
+    if after is None:
+        return NEWEST_TEXT
+    payload = _unpack(scope, after, None)
+    try:
+        at = _EPOCH + timedelta(microseconds=struct.unpack(">q", payload[:8])[0])
+        return at, payload[8:].decode()
+    except (OverflowError, struct.error, UnicodeDecodeError):  # made by somebody who knows how
         raise Invalid("no cursor of this list: its instant is beyond the calendar", path="after") from None
 
 

@@ -15,7 +15,8 @@ import inspect
 import random
 import time
 import types
-from collections.abc import Callable, Coroutine, Generator, Iterator
+from collections import deque
+from collections.abc import AsyncIterator, Callable, Coroutine, Generator, Iterator
 from contextvars import ContextVar
 from dataclasses import dataclass
 from datetime import datetime
@@ -33,6 +34,7 @@ from typing import (
     overload,
 )
 
+from dal.core.cursors import Page
 from dal.core.rows import Applied
 from dal.errors import RETRYABLE, DalError, InvalidState, NotFound, OutcomeUnknown, Unavailable
 
@@ -65,7 +67,7 @@ if TYPE_CHECKING:
 else:
     Queries = View
 
-__all__ = ["Async", "Queries", "Store", "Sync", "applied", "missing", "statement", "transaction"]
+__all__ = ["Async", "Queries", "Store", "Sync", "applied", "missing", "statement", "stream", "transaction"]
 
 
 class Sync:
@@ -171,6 +173,88 @@ def transaction(body: Any = None, /, *, read_only: bool = False, isolation: Isol
     if body is not None:
         return Method(body, "transaction", Options())
     return lambda body: Method(body, "transaction", Options(read_only, isolation))
+
+
+class Items(Generic[T]):
+    """The items of a list, page after page: an iterator on the blocking face, an async iterator on the other.
+
+    One page is held at a time, and between two of them nothing of the database.
+    """
+
+    def __init__(self, ask: Callable[..., Any], name: str) -> None:
+        """ask: the next page, or an awaitable of it; takes ``after`` from the second on."""
+        self._ask: Callable[..., Any] | None = ask
+        self._name = name
+        self._ready: deque[T] = deque()
+
+    def __iter__(self) -> Iterator[T]:
+        return self
+
+    def __next__(self) -> T:
+        while not self._ready and self._ask:
+            page = self._ask()
+            if inspect.iscoroutine(page):
+                page.close()
+                raise TypeError(f"{self._name} is for 'async for' here")
+            self._take(page)
+        if self._ready:
+            return self._ready.popleft()
+        raise StopIteration
+
+    def __aiter__(self) -> AsyncIterator[T]:
+        return self
+
+    async def __anext__(self) -> T:
+        while not self._ready and self._ask:
+            page = self._ask()
+            if not inspect.isawaitable(page):
+                raise TypeError(f"{self._name} is for a plain 'for' here")
+            self._take(await page)
+        if self._ready:
+            return self._ready.popleft()
+        raise StopAsyncIteration
+
+    def _take(self, page: Page[T]) -> None:
+        self._ready.extend(page.items)
+        ask = self._ask
+        assert ask is not None  # it has just answered
+        if isinstance(ask, functools.partial):
+            ask = ask.func
+        self._ask = None if page.next is None else functools.partial(ask, after=page.next)
+
+
+class Stream(Generic[S, P, T]):
+    """A store's method that gives the items of all pages, seen through an instance as one that returns an iterator."""
+
+    def __init__(self, body: Callable[Concatenate[S, Queries, P], Coroutine[Any, Any, Page[T]]]) -> None:
+        self.page = Method(body, "read", Options())
+        functools.update_wrapper(self, body)  # type: ignore[arg-type]  # a descriptor is documented like a function
+        self._function = self._documented()
+
+    def _documented(self) -> Callable[..., Any]:
+        def call(store: Any, /, *args: Any, **kwargs: Any) -> Any:
+            page = self.page.__get__(store, type(store))
+            return Items(lambda **after: page(*args, **{**kwargs, **after}), self.page.body.__qualname__)
+
+        functools.update_wrapper(call, self.page._function)
+        call.__signature__ = inspect.signature(self.page._function)  # type: ignore[attr-defined]  # inspect looks there
+        return call
+
+    @overload
+    def __get__(self, store: None, owner: object) -> Stream[S, P, T]: ...
+    @overload
+    def __get__(self, store: Store[Sync], owner: object) -> Callable[P, Iterator[T]]: ...
+    @overload
+    def __get__(self, store: Store[Async], owner: object) -> Callable[P, AsyncIterator[T]]: ...
+    def __get__(self, store: Any, owner: object) -> Any:
+        if store is None:
+            return self
+        return types.MethodType(self._function, store)
+
+
+def stream(body: Callable[Concatenate[S, Queries, P], Coroutine[Any, Any, Page[T]]], /) -> Stream[S, P, T]:
+    """A method that iterates over a list of any length. Its body answers one page, behind the cursor ``after``."""
+    return Stream(body)
 
 
 # --- driving a body ---------------------------------------------------------------------------------------------------

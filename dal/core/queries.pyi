@@ -6,12 +6,43 @@ from uuid import UUID
 
 from dal.core.rows import Applied, Json
 from dal.core.schema import AppliedMigration, Damage, SchemaColumn, SchemaIndex, SchemaReference, ServerFacts
+from dal.stores.history import Execution, Step, StreamedStep
 from dal.stores.keys import Claim, Key
 from dal.stores.runs import Run
 from dal.stores.versions import Version
 from dal.stores.workflows import Event, Workflow
 
 class Queries:
+    async def create_execution(self, *, execution_id: str, workflow_id: str, inputs: Json, runnable_config: Json | None, tags: Json, callbacks: Json, metadata: Json, run_name: str | None, trace_id: str | None, now: datetime) -> Execution | None:
+        """history.sql: A running execution without steps. No row: there is one with this id."""
+
+    async def get_execution(self, *, execution_id: str) -> Execution | None:
+        """history.sql: One execution, without its steps."""
+
+    async def list_executions(self, *, workflow_id: str, after_at: datetime, after_id: str, limit: int) -> list[Execution]:
+        """history.sql: Executions of a workflow, newest first, one page."""
+
+    async def list_executions_by_status(self, *, workflow_id: str, status: str, after_at: datetime, after_id: str, limit: int) -> list[Execution]:
+        """history.sql: Executions of a workflow in one state, newest first, one page."""
+
+    async def find_executions(self, *, workflow_id: str, metadata: Json, after_at: datetime, after_id: str, limit: int) -> list[Execution]:
+        """history.sql: Executions of a workflow whose metadata contain an object, as @> has it; newest first, one page. Planned with its values: what many have is found soonest in the order of the page, what few have in the index."""
+
+    async def mark_execution_ended(self, *, execution_id: str, status: str, error: str | None, now: datetime) -> Applied[Execution] | None:
+        """history.sql: running → completed, error or cancelled. Refused with the state found. A trace that began ends with it."""
+
+    async def append_steps(self, *, execution_id: str, payloads: Sequence[str], now: datetime) -> list[Applied[Step]]:
+        """history.sql: Steps behind those that an execution has, in the order given; payloads holds the text of each document. The first ones begin the trace, and its last span is never set back. One row refused with the state found: the execution has ended. No row: there is none."""
+
+    async def list_steps(self, *, execution_id: str, after: int, limit: int) -> list[Step]:
+        """history.sql: The steps of an execution, oldest first, one page; after is -1 for the first."""
+
+    async def list_steps_sized(self, *, execution_id: str, after: int, limit: int, bytes: int) -> list[StreamedStep]:
+        """history.sql: The same, ended early where the payloads, as stored, come to so many bytes; with the word whether there are more."""
+
+    async def delete_executions(self, *, before: datetime, limit: int) -> int:
+        """history.sql: Forget the executions that ended first, before a time, with their steps. What another is deleting is left to it."""
+
     async def claim_key(self, *, key: str, request_hash: str | None, now: datetime) -> Claim | None:
         """keys.sql: Take a key for this transaction, or say what was stored under it. No row: another transaction had it, was waited for, and has committed since; the same statement, sent again, sees what it stored."""
 

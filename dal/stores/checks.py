@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TypeVar
 
-from dal.core.rows import check_text
+from dal.core.rows import Encoded, Json, check_text
 from dal.errors import Invalid
 
 MAX_KEY_BYTES = 512
+MAX_FILTER_VALUES = 100  # because a document may have to be compared with each of them
 
 L = TypeVar("L", bound=str)
 
@@ -46,3 +47,24 @@ def check_tags(value: Sequence[str], path: str = "tags") -> list[str]:
 def check_tag(value: str, path: str) -> str:
     """One tag, trimmed, in lower case."""
     return check_key(check_text(value, path).strip().lower(), path)
+
+
+def check_filter(value: Json, path: str) -> Encoded:
+    """An object that documents are to contain: at most 100 values, objects and arrays among them.
+
+    Nothing but an object, because PostgreSQL's ``@>`` has another rule for a single value at the top than inside.
+    """
+    if type(value) is not dict:
+        raise Invalid(f"takes a dict, not {type(value).__name__}", path=path)
+    encoded = Encoded.of(value, path)
+    count, waiting = 0, [value]
+    while waiting:
+        each: Json = waiting.pop()
+        count += 1
+        if type(each) is dict:
+            waiting += each.values()
+        elif type(each) is list:
+            waiting += each
+        if count > MAX_FILTER_VALUES:
+            raise Invalid(f"more than {MAX_FILTER_VALUES} values to look for", path=path)
+    return encoded

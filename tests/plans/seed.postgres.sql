@@ -63,3 +63,29 @@ insert into idempotency_keys (key, request_hash, result, created_at)
 select 'order-' || n, case when n % 2 = 0 then 'v1:' || lpad(to_hex(n % 100), 64, '0') end,
        jsonb_build_object('run', n), timestamptz '2026-02-01T00:00:00Z' + n * interval '1 second'
   from generate_series(1, 2000 * :scale) as n;
+
+-- Half of the executions belong to five heavy workflows, the other half to all others; execution 170 has most steps.
+-- Whatever the scale, the heavy workflow has 20 executions of each customer, and half of its own in production.
+
+insert into executions (execution_id, workflow_id, inputs, runnable_config, tags, callbacks, metadata, run_name, status,
+                        started_at, completed_at, error, trace_started_at, trace_completed_at, trace_last_span_at,
+                        step_count)
+select 'execution-' || m, 'flow-' || n, jsonb_build_object('order', m), null, '[]', '[]',
+       jsonb_build_object('env', case m / 10 % 2 when 0 then 'production' else 'test' end,
+                          'customer', 'customer-' || (m / 10) % (20 * :scale), 'order', m,
+                          'labels', jsonb_build_array(jsonb_build_object('name', 'label-' || m % 7, 'value', m % 3))),
+       null, status, at, case when status <> 'running' then at + interval '1 minute' end,
+       case when status in ('error', 'cancelled') then 'why' end, case when steps > 0 then at end,
+       case when steps > 0 and status <> 'running' then at + interval '1 minute' end, case when steps > 0 then at end, steps
+  from generate_series(1, 4000 * :scale) as m
+ cross join lateral (
+       select case when m % 2 = 0 then 1 + (m / 2) % 5 else 6 + (m / 2) % (1000 * :scale - 5) end as n,
+              case when (m / 10) % 20 < 13 then 'completed' when (m / 10) % 20 < 16 then 'error'
+                   when (m / 10) % 20 < 17 then 'cancelled' else 'running' end as status,
+              case m when 170 then 1500 * :scale else m % 3 end as steps,
+              timestamptz '2026-02-01T00:00:00Z' + m * interval '1 second' as at) as r;
+
+insert into execution_steps (execution_id, idx, at, payload)
+select x.execution_id, s.idx, x.started_at, jsonb_build_object('step', s.idx)
+  from executions x cross join lateral generate_series(0, x.step_count - 1) as s (idx)
+ order by x.execution_id, s.idx;

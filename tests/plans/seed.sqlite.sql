@@ -78,3 +78,51 @@ with recursive s (n) as (select 1 union all select n + 1 from s where n < 2000 *
 select 'order-' || n, case when n % 2 = 0 then printf('v1:%064x', n % 100) end, json_object('run', n),
        strftime('%Y-%m-%dT%H:%M:%S.000000Z', '2026-02-01', n || ' seconds')
   from s;
+
+-- Half of the executions belong to five heavy workflows, the other half to all others; execution 170 has most steps.
+-- Whatever the scale, the heavy workflow has 20 executions of each customer, and half of its own in production.
+
+insert into executions (execution_id, workflow_id, inputs, runnable_config, tags, callbacks, metadata, run_name, status,
+                        started_at, completed_at, error, trace_started_at, trace_completed_at, trace_last_span_at,
+                        step_count)
+with recursive s (m) as (select 1 union all select m + 1 from s where m < 4000 * :scale),
+r as (
+    select m, case when m % 2 = 0 then 1 + (m / 2) % 5 else 6 + (m / 2) % (1000 * :scale - 5) end as n,
+           case when (m / 10) % 20 < 13 then 'completed' when (m / 10) % 20 < 16 then 'error'
+                when (m / 10) % 20 < 17 then 'cancelled' else 'running' end as status,
+           case m when 170 then 1500 * :scale else m % 3 end as steps,
+           strftime('%Y-%m-%dT%H:%M:%S.000000Z', '2026-02-01', m || ' seconds') as at,
+           strftime('%Y-%m-%dT%H:%M:%S.000000Z', '2026-02-01', (m + 60) || ' seconds') as ended
+      from s
+)
+select 'execution-' || m, 'flow-' || n, json_object('order', m), null, '[]', '[]',
+       json_object('env', case m / 10 % 2 when 0 then 'production' else 'test' end,
+                   'customer', 'customer-' || (m / 10) % (20 * :scale), 'order', m,
+                   'labels', json_array(json_object('name', 'label-' || m % 7, 'value', m % 3))),
+       null, status, at, case when status <> 'running' then ended end,
+       case when status in ('error', 'cancelled') then 'why' end, case when steps > 0 then at end,
+       case when steps > 0 and status <> 'running' then ended end, case when steps > 0 then at end, steps
+  from r;
+
+insert into execution_terms (workflow_id, term, started_at, execution_id)
+with recursive n (execution_id, path, type, value) as (
+    select execution_id, '', 'object', metadata from executions
+     union all
+    select n.execution_id, n.path || case n.type when 'array' then '[]' else '.' || json_quote(c.key) end, c.type, c.value
+      from n cross join json_each(n.value) as c
+     where n.type in ('object', 'array')
+)
+select x.workflow_id, n.path || case n.type when 'object' then '{' when 'array' then '['
+                                            when 'text' then '"' || n.value else '#' || n.value end,
+       x.started_at, x.execution_id
+  from n cross join executions x on x.execution_id = n.execution_id;
+
+insert into execution_steps (execution_id, idx, at, payload)
+with recursive s (execution_id, idx, at, count) as (
+    select execution_id, 0, started_at, step_count from executions where step_count > 0
+     union all
+    select execution_id, idx + 1, at, count from s where idx + 1 < count
+)
+select execution_id, idx, at, json_object('step', idx)
+  from s
+ order by execution_id, idx;
