@@ -17,7 +17,9 @@ from dal.core.catalog import Catalog
 from dal.core.face import Async, Isolation, M, Options, Queries, Store, Sync, statement
 from dal.core.postgres import PostgresAsync, PostgresDoor, PostgresSync
 from dal.core.schema import MODELS, Schema
-from dal.core.sqlite import File, SqliteAsync, SqliteDoor, SqliteSync
+from dal.core.sqlite import SqliteAsync, SqliteSync
+from dal.core.sqlite_door import SqliteDoor
+from dal.core.sqlite_file import File
 from dal.errors import CatalogError, Invalid
 from dal.settings import Settings
 from dal.stores.runs import Run, Runs
