@@ -110,4 +110,5 @@ def statements(folder: str, first: str, step: str) -> None:
 
 
 if __name__ == "__main__":
-    {"writer": writer, "statements": statements}[sys.argv[1]](*sys.argv[2:])
+    jobs: dict[str, Callable[..., None]] = {"writer": writer, "statements": statements}
+    jobs[sys.argv[1]](*sys.argv[2:])

@@ -15,11 +15,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import quote
 
 import apsw
 
+T = TypeVar("T")
 SECTOR = 512  # what a disk writes whole or not at all
 Change = tuple[int, bytes | None]  # where, and what was written; None: cut off there
 
@@ -213,7 +214,7 @@ class Connection:
 
     @property
     def in_transaction(self) -> bool:
-        return self._inner.in_transaction
+        return bool(self._inner.in_transaction)
 
     def interrupt(self) -> None:
         self._inner.interrupt()
@@ -242,12 +243,12 @@ KINDS: dict[int, type[sqlite3.DatabaseError]] = {
 }
 
 
-def passed_on(call: Callable[[], Any]) -> Any:
+def passed_on(call: Callable[[], T]) -> T:
     """What the call answers; its error as the one that sqlite3 has for the same code."""
     try:
         return call()
     except apsw.Error as error:
-        code = error.extendedresult
+        code = int(getattr(error, "extendedresult", apsw.SQLITE_MISUSE))
         theirs = KINDS.get(code & 0xFF, sqlite3.OperationalError)(str(error))
         theirs.sqlite_errorcode = code
         theirs.sqlite_errorname = str(apsw.mapping_extended_result_codes.get(code) or apsw.mapping_result_codes[code])

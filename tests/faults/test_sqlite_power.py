@@ -11,7 +11,6 @@ import shutil
 import sqlite3
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -96,7 +95,10 @@ def live(folder: Path, images: Path, face: Face, loop: Loop, chance: random.Rand
         db = open_db(settings, face, utc_now, loop)
         assert disk.files, "the engine did not open its file through this disk"
         writers = [random.Random(chance.random()) for _ in range(WRITERS)]
-        jobs = [lambda seed=each: write(db, seed, acknowledged, lambda: len(life.cuts) == given.cuts_of_a_life) for each in writers]
+        jobs = [
+            lambda seed=each: write(db, seed, acknowledged, lambda: len(life.cuts) == given.cuts_of_a_life)
+            for each in writers
+        ]
         ended = together(jobs)
         db.close()
     disk.unregister()

@@ -54,3 +54,9 @@ def query(db: Dal[Sync], sql: str, *values: Any) -> list[tuple[Any, ...]]:
     """The rows of a query of the test's own."""
     with db.transaction(read_only=True) as tx:
         return [tuple(row) for row in tx.connection.execute(sql, values)]
+
+
+def dump(db: Dal[Sync]) -> dict[str, list[tuple[Any, ...]]]:
+    """Every row of every table."""
+    tables = [name for (name,) in query(db, "select name from sqlite_schema where type = 'table' order by name")]
+    return {table: sorted(query(db, f"select * from {table}"), key=repr) for table in tables}
