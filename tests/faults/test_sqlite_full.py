@@ -19,10 +19,10 @@ from typing import Any
 import pytest
 
 import dal
-from dal import Dal, DalError, DiskFull, Settings, Sync
+from dal import Dal, DiskFull, Settings, Sync
 from dal.dal import utc_now
 from tests.cells import PATIENCE, Face, Loop, open_db
-from tests.faults.whole import damage, dump, ids, query
+from tests.faults.whole import damage, dump, ids, query, refusal
 
 ROOT = Path(__file__).parents[2]
 LARGE = {"text": "x" * 20_000}  # several pages of SQLite, so that a disk can be full at several places
@@ -99,14 +99,6 @@ WRITES: dict[str, tuple[Callable[[Dal[Sync]], Any], Callable[[Dal[Sync], Any], o
     "runs.cancel": (a_run, lambda db, id: db.runs.cancel(id, "x" * 9000, actor=ACTOR)),
     "a transaction": (a_flow, several),
 }
-
-
-def refusal(call: Callable[[], object]) -> DalError | None:
-    try:
-        call()
-    except DalError as error:
-        return error
-    return None
 
 
 def refusals_until_done(db: Dal[Sync], call: Callable[[], object], give: Callable[[], None]) -> int:

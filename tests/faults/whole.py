@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable
 from typing import Any
 
-from dal import Dal, Sync
+from dal import Dal, DalError, Sync
 
 # Rows that a method makes only half if it is cut in two. Each answers the ids of what is not whole.
 HALVES = {
@@ -60,3 +61,12 @@ def dump(db: Dal[Sync]) -> dict[str, list[tuple[Any, ...]]]:
     """Every row of every table."""
     tables = [name for (name,) in query(db, "select name from sqlite_schema where type = 'table' order by name")]
     return {table: sorted(query(db, f"select * from {table}"), key=repr) for table in tables}
+
+
+def refusal(call: Callable[[], object]) -> DalError | None:
+    """The error of ours that a call ends with, if it does."""
+    try:
+        call()
+    except DalError as error:
+        return error
+    return None
