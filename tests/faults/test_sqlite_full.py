@@ -132,7 +132,7 @@ def test_a_write_that_finds_no_room_is_undone_and_succeeds_once_there_is_room(
         subjects = [prepare(lite) for _ in range(40)]
         most = connection.execute("pragma page_count").fetchone()[0] - 1
         give()
-        refused, enough = 0, rounds(12, 300)
+        refused, enough = 0, rounds(12, 40)
         while subjects and refused < enough:
             refused += refusals_until_done(lite, partial(write, lite, subjects.pop()), give)
         assert refused > 0, f"{name}: there was always room"

@@ -34,18 +34,19 @@ class Writer:
         self._command += [url, WRITERS[name], str(workflow), name]
         self.acknowledged: dict[str, str] = {}  # idempotency key: id of the run
         self.pairs: list[str] = []
-        self.process: subprocess.Popen[str] | None = None
+        self.process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
+        # Unbuffered: communicate would not know of what readline had read ahead.
         self.process = subprocess.Popen(
-            [*self._command, str(self.next)], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+            [*self._command, str(self.next)], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, bufsize=0
         )
 
     def wait_until_ready(self) -> None:
         assert self.process
         assert self.process.stdout
         line = self.process.stdout.readline()
-        assert line == "ready\n", self.process.communicate()[1] or line
+        assert line == b"ready\n", self.process.communicate()[1] or line
 
     def kill(self) -> None:
         """Also notes what was acknowledged; the run after that is what the next process asks for first."""
@@ -53,7 +54,7 @@ class Writer:
         self.process.kill()
         said, complaint = self.process.communicate(timeout=PATIENCE)
         assert not complaint, complaint
-        for what, id in map(str.split, said.splitlines()):
+        for what, id in map(str.split, said.decode().splitlines()):
             if what == "pair":
                 self.pairs.append(id)
             else:
@@ -96,7 +97,7 @@ def test_killed_writers_lose_and_double_nothing(
         for writer in writers:
             writer.wait_until_ready()
         for writer in random.sample(writers, len(writers)):
-            time.sleep(random.uniform(0, 0.3))
+            time.sleep(random.uniform(0, 0.15))
             writer.kill()
         begun = time.monotonic()
         with dal.connect(sqlite_url) as db:
