@@ -52,6 +52,22 @@ def test_a_file_system_that_takes_no_writes_is_refused_at_once_and_says_so(name:
     assert {each.name: each.read_bytes() for each in read_only_disk.iterdir()} == before
 
 
+@pytest.mark.parametrize("what", ["a link", "a directory"])
+def test_a_lock_file_that_is_no_file_is_refused_and_says_so(what: str, sqlite_url: str, tmp_path: Path) -> None:
+    """A link could lead to a file of somebody else's, and its lock with it."""
+    lock = Path(sqlite_url.removeprefix("sqlite:///") + "-lock")
+    if what == "a link":
+        lock.symlink_to(tmp_path / "elsewhere")
+    else:
+        lock.mkdir()
+    with pytest.raises(Unavailable, match=f"{lock} cannot be opened: "):
+        dal.connect(sqlite_url)
+    assert not (tmp_path / "elsewhere").exists()
+    lock.unlink() if what == "a link" else lock.rmdir()
+    with dal.connect(sqlite_url) as db:
+        assert db.workflows.create("w", actor="ann").name == "w"
+
+
 def test_a_file_system_without_shared_memory_is_refused_before_anything_is_written(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
