@@ -21,7 +21,7 @@ from functools import partial
 from typing import Any, TypeVar
 
 from dal.core.catalog import Catalog, Query
-from dal.core.face import Method, Options, Started, delays, enter, leave, may_run_again, refuse_nested
+from dal.core.face import Method, Options, Retries, Started, enter, leave, refuse_nested
 from dal.core.sqlite_file import File, Rows, Values, waited
 from dal.core.sqlite_lane import AsyncLane, BlockingLane, once
 from dal.core.sqlite_unit import Reading, Unit
@@ -90,16 +90,17 @@ class SqliteSync:
         with self._held(method.options) as (connection, _):
             return _run_transaction(Unit(self, self.file, connection, method.options, self.ran), started)
 
-    def retry(self, attempt: Callable[[], T]) -> T:
-        """Run a whole transaction, and again if another process was in its way, within the busy timeout."""
-        waits = delays(self.file.settings.sqlite_busy_timeout)
+    def retry(self, attempt: Callable[[], T], *, keyed: bool = False) -> T:
+        """Run a whole transaction, and again if another process was in its way, within the busy timeout.
+
+        keyed: it has an idempotency key; then it is run again after a lost commit, too.
+        """
+        retries = Retries(self.file.settings.sqlite_busy_timeout, keyed=keyed)
         while True:
             try:
                 return attempt()
             except DalError as error:
-                delay = next(waits, None)
-                if delay is None or not may_run_again(error):
-                    raise
+                delay = retries.wait(error)
             time.sleep(delay)
 
     @contextmanager
@@ -232,16 +233,17 @@ class SqliteAsync:
             unit = Unit(self, self.file, connection, method.options, self.ran)
             return await self._hop(thread, partial(self._stop, unit), _run_transaction, unit, started)
 
-    async def retry(self, attempt: Callable[[], Awaitable[T]]) -> T:
-        """Run a whole transaction, and again if another process was in its way, within the busy timeout."""
-        waits = delays(self.file.settings.sqlite_busy_timeout)
+    async def retry(self, attempt: Callable[[], Awaitable[T]], *, keyed: bool = False) -> T:
+        """Run a whole transaction, and again if another process was in its way, within the busy timeout.
+
+        keyed: it has an idempotency key; then it is run again after a lost commit, too.
+        """
+        retries = Retries(self.file.settings.sqlite_busy_timeout, keyed=keyed)
         while True:
             try:
                 return await attempt()
             except DalError as error:
-                delay = next(waits, None)
-                if delay is None or not may_run_again(error):
-                    raise
+                delay = retries.wait(error)
             await asyncio.sleep(delay)
 
     async def _hop(

@@ -120,16 +120,10 @@ class Unit:
 
     def expire(self) -> None:
         """End because its time is up; a statement that still runs is stopped."""
-        if self.ended:
-            return
-        self._expired = True
-        if not self._mutex.acquire(blocking=False):
-            self.interrupt()
-            self._mutex.acquire()
-        try:
+        self._expired = not self.ended
+        self.interrupt()
+        with self._mutex:
             self._end()
-        finally:
-            self._mutex.release()
 
     def interrupt(self) -> None:
         """Stop the statement that runs, if one does."""
