@@ -3,8 +3,8 @@
     python -m tests.faults.killed writer URL FACE WORKFLOW_ID NAME FIRST
     python -m tests.faults.killed statements FOLDER FIRST STEP
 
-writer: makes runs with the idempotency keys NAME-FIRST, NAME-FIRST+1, …, and between them transactions, without end;
-prints "ready", then a line "key id" for each.
+writer: makes runs with the idempotency keys NAME-FIRST, NAME-FIRST+1, …, and after each of them a transaction with the
+key pair-NAME-…, without end; prints "ready", then a line "key id" for each.
 statements: for k of FIRST, FIRST+STEP, …, in a copy of FOLDER/begin.db, does everything in CALLS and is killed when
 SQLite begins the k-th statement on the writing connection; stops after the first k that was not reached. Prints a line
 for each k: how many calls were acknowledged, and the name of the copy.
@@ -43,10 +43,13 @@ def writer(url: str, face: str, workflow: str, name: str, first: str) -> None:
         key = f"{name}-{number}"
         run = db.runs.create(flow, actor="ann", inputs={"of": key}, idempotency_key=key)
         say(f"{key} {run.id}")
-        with db.transaction() as tx:
-            made = tx.workflows.create("pair", actor="ann", tags=["a"])
-            tx.versions.create(made.id, {"of": key}, actor="ann")
-        say(f"pair {made.id}")
+
+        def pair(tx: Any, of: str = key) -> str:
+            made = tx.workflows.create(f"pair-{of}", actor="ann", tags=["a"])
+            tx.versions.create(made.id, {"of": of}, actor="ann")
+            return str(made.id)
+
+        say(f"pair-{key} {db.transact(pair, key=f'pair-{key}')}")
         number += 1
 
 

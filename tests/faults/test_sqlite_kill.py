@@ -7,7 +7,6 @@ import shutil
 import subprocess
 import sys
 import time
-from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -29,11 +28,10 @@ class Writer:
     """A process of tests/faults/killed.py, begun again where it was killed."""
 
     def __init__(self, url: str, workflow: UUID, name: str) -> None:
-        self.next = 0  # the number of the run that is asked for first
+        self.next = 0  # the number of the run and the transaction that are asked for first
         self._command = [sys.executable, "-m", "tests.faults.killed", "writer"]
         self._command += [url, WRITERS[name], str(workflow), name]
-        self.acknowledged: dict[str, str] = {}  # idempotency key: id of the run
-        self.pairs: list[str] = []
+        self.acknowledged: dict[str, str] = {}  # idempotency key: id of the run, or of a transaction's workflow
         self.process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
@@ -49,18 +47,16 @@ class Writer:
         assert line == b"ready\n", self.process.communicate()[1] or line
 
     def kill(self) -> None:
-        """Also notes what was acknowledged; the run after that is what the next process asks for first."""
+        """Also notes what was acknowledged; the next process begins after the last transaction that was."""
         assert self.process
         self.process.kill()
         said, complaint = self.process.communicate(timeout=PATIENCE)
         assert not complaint, complaint
         for what, id in map(str.split, said.decode().splitlines()):
-            if what == "pair":
-                self.pairs.append(id)
-            else:
-                assert self.acknowledged.get(what, id) == id, f"{what} was {self.acknowledged[what]}, and is {id}"
-                self.acknowledged[what] = id
-                self.next = int(what.partition("-")[2]) + 1
+            assert self.acknowledged.get(what, id) == id, f"{what} was {self.acknowledged[what]}, and is {id}"
+            self.acknowledged[what] = id
+            if what.startswith("pair-"):
+                self.next = int(what.rpartition("-")[2]) + 1
 
 
 @pytest.fixture
@@ -77,14 +73,11 @@ def writers(sqlite_url: str) -> Iterator[list[Writer]]:
 
 
 def lost_and_doubled(db: Dal[Sync], writers: list[Writer]) -> tuple[list[str], list[str]]:
-    runs = dict(query(db, "select idempotency_key, id from runs"))
-    pairs = dict(query(db, "select id, last_version from workflows where name = 'pair'"))
-    lost = [key for writer in writers for key, id in writer.acknowledged.items() if runs.get(key) != id]
-    lost += [id for writer in writers for id in writer.pairs if pairs.get(id) != 1]
-    lost += [f"half of {id}" for id, versions in pairs.items() if versions != 1]
-    doubled = [name for name, count in names(db).items() if count > 1 and name != "pair"]
-    keys = Counter(row[0] for row in query(db, "select json_extract(inputs, '$.of') from runs"))
-    return lost, doubled + [key for key, count in keys.items() if count > 1]
+    found = dict(query(db, "select idempotency_key, id from runs union all select name, id from workflows"))
+    lost = [key for writer in writers for key, id in writer.acknowledged.items() if found.get(key) != id]
+    half = query(db, "select name from workflows where name like 'pair-%' and last_version <> 1")
+    lost += [f"half of {name}" for (name,) in half]
+    return lost, [name for name, count in names(db).items() if count > 1]
 
 
 def test_killed_writers_lose_and_double_nothing(
