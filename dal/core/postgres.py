@@ -29,7 +29,7 @@ from dal.settings import Settings
 T = TypeVar("T")
 
 
-class _Engine:
+class _Core:
     """The engine, over a wire."""
 
     def __init__(self, settings: Settings, catalog: Catalog, wire: Wire) -> None:
@@ -194,13 +194,13 @@ class PostgresSync:
 
     def __init__(self, settings: Settings, catalog: Catalog) -> None:
         """Opens the pool; connections are made in the background."""
-        self._engine = _Engine(settings, catalog, BlockingWire(settings))
-        self.ran = self._engine.ran
-        self.figures = self._engine.lender.figures
-        drive(self._engine.wire.open())
+        self._core = _Core(settings, catalog, BlockingWire(settings))
+        self.ran = self._core.ran
+        self.figures = self._core.lender.figures
+        drive(self._core.wire.open())
 
     def __call__(self, method: Method[Any, ..., T], store: Any, /, *args: Any, **kwargs: Any) -> T:
-        return drive(self._engine.run(method, store, args, kwargs))
+        return drive(self._core.run(method, store, args, kwargs))
 
     def retry(self, attempt: Callable[[], T], *, keyed: bool = False) -> T:
         """Run a whole unit of work, and again while it is known that nothing was done, within the deadline.
@@ -211,55 +211,55 @@ class PostgresSync:
         async def run() -> T:
             return attempt()
 
-        return drive(self._engine.retry(run, keyed=keyed))
+        return drive(self._core.retry(run, keyed=keyed))
 
     def unit(self, options: Options) -> Driven:
         """An interactive transaction."""
-        return Driven(self._engine.unit(options))
+        return Driven(self._core.unit(options))
 
     def savepoint(self, unit: Unit) -> Driven:
         """A nested transaction."""
-        return Driven(self._engine.savepoint(unit))
+        return Driven(self._core.savepoint(unit))
 
     def within(self, unit: Unit) -> Callable[..., Any]:
         """The runner of a transaction's stores."""
 
         def run(method: Method[Any, ..., T], store: Any, /, *args: Any, **kwargs: Any) -> T:
-            return drive(self._engine.run_within(unit, method, store, args, kwargs))
+            return drive(self._core.run_within(unit, method, store, args, kwargs))
 
         return run
 
     def close(self) -> None:
         """Close the pool: waiting callers get Closed, running calls a few seconds to end in."""
-        drive(self._engine.close())
+        drive(self._core.close())
 
 
 class PostgresAsync:
     """Runs bodies on the asyncio pool, in the loop that opened it."""
 
     def __init__(self, settings: Settings, catalog: Catalog) -> None:
-        self._engine = _Engine(settings, catalog, AsyncWire(settings))
-        self.ran = self._engine.ran
-        self.figures = self._engine.lender.figures
-        self.retry = self._engine.retry
-        self.unit = self._engine.unit
-        self.savepoint = self._engine.savepoint
+        self._core = _Core(settings, catalog, AsyncWire(settings))
+        self.ran = self._core.ran
+        self.figures = self._core.lender.figures
+        self.retry = self._core.retry
+        self.unit = self._core.unit
+        self.savepoint = self._core.savepoint
 
     async def open(self) -> None:
         """Open the pool; connections are made in the background."""
-        await self._engine.wire.open()
+        await self._core.wire.open()
 
     def __call__(self, method: Method[Any, ..., T], store: Any, /, *args: Any, **kwargs: Any) -> Coroutine[Any, Any, T]:
-        return self._engine.run(method, store, args, kwargs)
+        return self._core.run(method, store, args, kwargs)
 
     def within(self, unit: Unit) -> Callable[..., Any]:
         """The runner of a transaction's stores."""
 
         def run(method: Method[Any, ..., T], store: Any, /, *args: Any, **kwargs: Any) -> Coroutine[Any, Any, T]:
-            return self._engine.run_within(unit, method, store, args, kwargs)
+            return self._core.run_within(unit, method, store, args, kwargs)
 
         return run
 
     async def close(self) -> None:
         """Close the pool: waiting callers get Closed, running calls a few seconds to end in."""
-        await self._engine.close()
+        await self._core.close()
