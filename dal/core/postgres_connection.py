@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 import threading
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from time import monotonic
 from typing import Any, ClassVar, Self, TypeAlias, TypeVar
 
@@ -105,7 +105,8 @@ def check_server(connection: psycopg.Connection[Any] | psycopg.AsyncConnection[A
 class Lent:
     """What we keep on a connection. Times are of time.monotonic."""
 
-    until: float | None = None  # when its unit of work must have ended; None: it is in the pool
+    until: float = math.inf  # when its unit of work must have ended
+    rests = True  # whether it is in the pool
     rested: float = 0.0  # since when it has been in the pool
     is_stale = False  # not to be given back to the pool: a statement it prepared is no longer good
 
@@ -118,19 +119,27 @@ def _bounded(connection: Any, work: Generator[Any, Any, T]) -> Generator[Any, An
     clock. Before anything is sent the connection stays as it is, to be rolled back.
     """
     kept: Lent = connection.dal
-    until = monotonic() + PROBE if kept.until is None else kept.until  # None: pool.check()
-    if monotonic() >= until:
+    if kept.rests:  # pool.check(), which belongs to no unit of work
+        kept = Lent()
+        kept.until = monotonic() + PROBE
+    if monotonic() >= kept.until:
         raise Late("the unit of work has used up its time")
+    send = work.send
     try:
-        state = next(work)
+        state = send(None)
         while True:
-            state = work.send((yield state))
-            if monotonic() >= (kept.until or until):  # asked again: closing the pool brings it forward
+            state = send((yield state))
+            if monotonic() >= kept.until:  # asked again each time: closing the pool brings it forward
                 connection.pgconn.finish()
                 raise Late("no answer in time")
     except StopIteration as stop:
         answer: T = stop.value
         return answer
+
+
+# Looked up once, and called with arguments by position: half of what super().wait(…) costs on every statement.
+_wait: Callable[..., Any] = psycopg.Connection.wait
+_wait_async: Callable[..., Any] = psycopg.AsyncConnection.wait
 
 
 class Connection(psycopg.Connection[tuple[Any, ...]]):
@@ -149,8 +158,8 @@ class Connection(psycopg.Connection[tuple[Any, ...]]):
             cls.failure[:] = [first_line(error)]
             raise
 
-    def wait(self, gen: Any, *args: Any, **kwargs: Any) -> Any:
-        return super().wait(_bounded(self, gen), *args, **kwargs)
+    def wait(self, gen: Any, interval: float = 0.1, timeout: float | None = None) -> Any:
+        return _wait(self, _bounded(self, gen), interval, timeout)
 
     def configure(self) -> None:
         """Check the server, and make the cursor. Raises SchemaError."""
@@ -177,8 +186,8 @@ class AsyncConnection(psycopg.AsyncConnection[tuple[Any, ...]]):
             cls.failure[:] = [first_line(error)]
             raise
 
-    def wait(self, gen: Any, *args: Any, **kwargs: Any) -> Any:
-        return super().wait(_bounded(self, gen), *args, **kwargs)
+    def wait(self, gen: Any, interval: float = 0.1, timeout: float | None = None) -> Any:
+        return _wait_async(self, _bounded(self, gen), interval, timeout)
 
     async def configure(self) -> None:
         """Check the server, and make the cursor. Raises SchemaError."""

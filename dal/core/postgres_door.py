@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -35,7 +34,7 @@ class PostgresDoor:
         except BaseException:
             self.connection.close()
             raise
-        self.connection.dal.until = math.inf  # a migration takes as long as it takes
+        self.connection.dal.rests = False  # nor has it a deadline: a migration takes as long as it takes
 
     @property
     def session_pid(self) -> int | None:

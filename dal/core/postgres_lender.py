@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import weakref
 from collections import Counter
 from collections.abc import Collection
@@ -36,6 +37,8 @@ class Lender:
     def __init__(self, settings: Settings, wire: Wire) -> None:
         self.settings = settings
         self.wire = wire
+        self._deadline = settings.postgres_deadline
+        self._patience = settings.postgres_pool_timeout
         self.counts: Counter[str] = Counter(timeouts=0, refused=0, broken=0, retried=0, unknown=0)
         self.closed = False
         self._lent: set[Any] = set()
@@ -51,21 +54,19 @@ class Lender:
         """
         if self.forked:
             raise forks.refusal()
-        limit = self.settings.postgres_pool_timeout
-        connection = await self._next(limit)
+        connection = await self._next(self._patience)
         kept, now = connection.dal, monotonic()
         if probe or now - kept.rested > PROBE or kept.rested <= self._distrusted or connection.closed:
-            connection = await self._answering(connection, now + limit)
+            connection = await self._answering(connection, now + self._patience)
             kept, now = connection.dal, monotonic()
-        kept.until = now + self.settings.postgres_deadline
+        kept.rests, kept.until = False, now + self._deadline
         return connection
 
     async def _answering(self, connection: Any, end: float) -> Any:
         """This connection, or the next one that answers."""
-        limit = self.settings.postgres_pool_timeout
         while True:
             try:
-                connection.dal.until = monotonic() + PROBE
+                connection.dal.rests, connection.dal.until = False, monotonic() + PROBE
                 if not connection.closed:
                     await self.wire.execute(connection, b"", (), False)
                     return connection
@@ -79,7 +80,7 @@ class Lender:
             self.distrust()
             left = end - monotonic()
             if left <= 0:
-                raise self._none(limit)
+                raise self._none(self._patience)
             connection = await self._next(left)
 
     async def _next(self, seconds: float) -> Any:
@@ -92,11 +93,11 @@ class Lender:
                 # Callers that gave up still count as waiting, until there is a connection to pass them over with.
                 raise self._none(None) from error
             waiting = self.settings.postgres_pool_max_waiting
-            limit = self.settings.postgres_pool_timeout
-            raise Overloaded(f"{waiting} callers are waiting for a connection", retry_after=limit) from error
+            detail = f"{waiting} callers are waiting for a connection"
+            raise Overloaded(detail, retry_after=self._patience) from error
         except psycopg_pool.PoolTimeout as error:
             self.counts["timeouts"] += 1
-            raise self._none(self.settings.postgres_pool_timeout) from error
+            raise self._none(self._patience) from error
         except psycopg_pool.PoolClosed:
             raise Closed("open another with dal.connect") from None
         self._lent.add(connection)
@@ -119,7 +120,7 @@ class Lender:
             return
         if broken or kept.is_stale:
             connection.pgconn.finish()
-        kept.until, kept.rested = None, monotonic()
+        kept.rests, kept.until, kept.rested = True, math.inf, monotonic()
         self._lent.discard(connection)
         await self.wire.give(connection)
 

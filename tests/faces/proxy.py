@@ -5,6 +5,9 @@
             db.runs.get(run_id)
         assert trips.count == 1
 
+It can also be a bad network: `cut` breaks what is open, `freeze` lets nothing pass, `lose` takes one message or its
+answer away.
+
 It reads the messages of the protocol (https://www.postgresql.org/docs/current/protocol-message-formats.html) and passes
 every byte on unchanged. The connection is plain, so that they can be read.
 """
@@ -75,13 +78,18 @@ class Proxy:
         self._open: list[socket.socket] = []
         self._ever: list[socket.socket] = []  # closed at the end alone: another thread may be reading
         self._threads: list[threading.Thread] = []
+        self._flows = threading.Event()
+        self._flows.set()
+        self._loses: list[tuple[bytes, bool]] = []
+        self._muted: set[socket.socket] = set()
+        self.lost = 0
 
     def settings(self, **options: Any) -> Settings:  # Any: as for Settings
         """Settings that lead through the proxy, with one connection, so that a pool's growth is not counted."""
         port = self._listener.getsockname()[1]
         through = {"host": "127.0.0.1", "hostaddr": None, "port": port, "sslmode": "disable", "gssencmode": "disable"}
         dsn = conninfo.make_conninfo(self._dsn, **through)
-        return Settings(backend="postgres", postgres_dsn=dsn, postgres_pool_max_size=1, **options)
+        return Settings(**{"backend": "postgres", "postgres_dsn": dsn, "postgres_pool_max_size": 1, **options})
 
     @contextlib.contextmanager
     def trips(self) -> Iterator[Trips]:
@@ -101,6 +109,22 @@ class Proxy:
             with contextlib.suppress(OSError):
                 end.shutdown(socket.SHUT_RDWR)
 
+    def freeze(self) -> None:
+        """Let nothing pass any more, without closing anything, as a network that drops packets; until `thaw`."""
+        self._flows.clear()
+
+    def thaw(self) -> None:
+        """Let everything pass again, what was held back first."""
+        self._flows.set()
+
+    def lose(self, text: bytes, *, answered: bool) -> None:
+        """Break the connection that next sends this text: before the server has it, or when the server has answered.
+
+        Text of a statement is sent the first few times only; later its prepared name is. `lost` counts.
+        """
+        with self._lock:
+            self._loses.append((text, answered))
+
     def __enter__(self) -> Self:
         self._start(self._accept)
         return self
@@ -108,6 +132,7 @@ class Proxy:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self.thaw()
         self._listener.shutdown(socket.SHUT_RDWR)
         self._listener.close()
         self.cut()
@@ -145,11 +170,28 @@ class Proxy:
     def _pump(self, source: socket.socket, target: socket.socket, messages: Messages | None) -> None:
         with contextlib.suppress(OSError):
             while data := source.recv(65536):
+                self._flows.wait()
                 if messages is not None:
                     # Counted before the bytes go on: whoever has its answer finds it counted.
                     with self._lock:
                         self._said.update(messages.feed(data))
+                if self._is_lost(data, source, target, from_server=messages is not None):
+                    break
                 target.sendall(data)
         for end in (source, target):
             with contextlib.suppress(OSError):
                 end.shutdown(socket.SHUT_RDWR)
+
+    def _is_lost(self, data: bytes, source: socket.socket, target: socket.socket, *, from_server: bool) -> bool:
+        """Whether these bytes do not go on. Once an answer is to be lost, the first bytes of it are."""
+        with self._lock:
+            if from_server:
+                return source in self._muted
+            for rule in self._loses:
+                if rule[0] in data:
+                    self._loses.remove(rule)
+                    self.lost += 1
+                    if rule[1]:
+                        self._muted.add(target)
+                    return not rule[1]
+        return False
