@@ -19,7 +19,7 @@ from typing import Any, TypeVar
 
 from dal.core.catalog import Catalog
 from dal.core.face import Method, Options, Started, delays, enter, leave, may_run_again, refuse_nested, units_of
-from dal.core.postgres_errors import Phase
+from dal.core.postgres_errors import DriverError, Phase, is_retryable
 from dal.core.postgres_lender import Lender
 from dal.core.postgres_pool import AsyncWire, BlockingWire, Wire
 from dal.core.postgres_unit import Session, Unit
@@ -98,30 +98,33 @@ class _Core:
         """
         try:
             return await attempt()
-        except DalError as error:
-            if not may_run_again(error, keyed=keyed):
+        except (DalError, DriverError) as error:
+            if not is_retryable(error, keyed=keyed):
                 raise
             fault = error
         return await self._run_again(attempt, fault, keyed=keyed)
 
-    async def _run_again(self, attempt: Callable[[], Coroutine[Any, Any, T]], fault: DalError, *, keyed: bool) -> T:
+    async def _run_again(
+        self, attempt: Callable[[], Coroutine[Any, Any, T]], fault: DalError | DriverError, *, keyed: bool
+    ) -> T:
         """Go on with what has failed once. A transaction takes its deadline anew with each attempt."""
         unknown: DalError | None = None
         moved = False
         for delay in delays(self.settings.postgres_deadline):
             if isinstance(fault, OutcomeUnknown):
                 unknown = fault
-            if not may_run_again(fault, keyed=keyed) or (moved and isinstance(fault, ReadOnly)):
+            if not is_retryable(fault, keyed=keyed) or (moved and isinstance(fault, ReadOnly)):
                 break
             moved = moved or isinstance(fault, ReadOnly)
             self.lender.counts["retried"] += 1
             await self.wire.sleep(delay)
             try:
                 return await attempt()
-            except DalError as error:
+            except (DalError, DriverError) as error:
                 fault = error
-        # That nothing was done the last time says nothing of the time before.
-        raise unknown if unknown is not None and isinstance(fault, Unavailable) else fault
+        if unknown is not None and isinstance(fault, (Unavailable, DriverError)):
+            raise unknown  # that nothing was done the last time says nothing of the time before
+        raise fault
 
     @asynccontextmanager
     async def unit(self, options: Options, *, nested: bool = False) -> AsyncIterator[Unit]:

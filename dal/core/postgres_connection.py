@@ -137,6 +137,12 @@ def _bounded(connection: Any, work: Generator[Any, Any, T]) -> Generator[Any, An
         return answer
 
 
+def hasten(connection: Any) -> None:
+    """Give a server that is asked to cancel a statement a moment to do so; psycopg would give it ten seconds."""
+    kept: Lent = connection.dal
+    kept.until = min(kept.until, monotonic() + 2 * PROBE)
+
+
 # Looked up once, and called with arguments by position: half of what super().wait(…) costs on every statement.
 _wait: Callable[..., Any] = psycopg.Connection.wait
 _wait_async: Callable[..., Any] = psycopg.AsyncConnection.wait
@@ -160,6 +166,10 @@ class Connection(psycopg.Connection[tuple[Any, ...]]):
 
     def wait(self, gen: Any, interval: float = 0.1, timeout: float | None = None) -> Any:
         return _wait(self, _bounded(self, gen), interval, timeout)
+
+    def cancel_safe(self, *, timeout: float = PROBE) -> None:
+        hasten(self)
+        super().cancel_safe(timeout=min(timeout, PROBE))
 
     def configure(self) -> None:
         """Check the server, and make the cursor. Raises SchemaError."""
@@ -188,6 +198,10 @@ class AsyncConnection(psycopg.AsyncConnection[tuple[Any, ...]]):
 
     def wait(self, gen: Any, interval: float = 0.1, timeout: float | None = None) -> Any:
         return _wait_async(self, _bounded(self, gen), interval, timeout)
+
+    async def cancel_safe(self, *, timeout: float = PROBE) -> None:  # noqa: ASYNC109 - psycopg's own signature
+        hasten(self)
+        await super().cancel_safe(timeout=min(timeout, PROBE))
 
     async def configure(self) -> None:
         """Check the server, and make the cursor. Raises SchemaError."""

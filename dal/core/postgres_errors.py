@@ -7,6 +7,7 @@ from typing import Literal, TypeAlias
 import psycopg
 
 from dal.core.catalog import Query
+from dal.core.face import may_run_again
 from dal.errors import (
     Conflict,
     CorruptDatabase,
@@ -31,6 +32,9 @@ _PASSING = frozenset({"53300", "57P03", "26000", "25006"})
 
 # The server's function that refuses a statement prepared on a schema that has changed since.
 _STALE_SOURCE = "RevalidateCachedQuery"
+
+
+DriverError = psycopg.Error  # what an application's own statements raise
 
 
 class Late(psycopg.OperationalError):
@@ -66,6 +70,15 @@ def translate(
     elif code in _PASSING or is_stale(error):
         fault.retryable = True
     return fault
+
+
+def is_retryable(error: DalError | DriverError, *, keyed: bool) -> bool:
+    """Whether what raised this may be run again as a whole. The driver's own error left a transaction by its block: it
+    comes from a statement of the application's, and COMMIT was not sent."""
+    if isinstance(error, DalError):
+        return may_run_again(error, keyed=keyed)
+    lost = isinstance(error, psycopg.OperationalError) and error.sqlstate is None
+    return translate(error, lost=lost or error.sqlstate in ENDED).retryable
 
 
 def _by_code(error: psycopg.Error, code: str, query: Query | None) -> DalError:

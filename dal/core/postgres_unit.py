@@ -56,6 +56,7 @@ class Unit:
         self.owner = owner
         self.ended = False
         self._connection = connection
+        self._until = connection.dal.until
         self._lender = lender
         self._ran = ran
         self._options = options
@@ -156,6 +157,7 @@ class Unit:
 
         Raises nothing: the caller is leaving by an error of its own.
         """
+        self._connection.dal.until = self._until  # a cancelled statement has brought it forward
         try:
             await self._command(f"rollback to {name}")
             await self._command(f"release {name}")
