@@ -201,10 +201,20 @@ class AsyncWire:
             self._checking.cancel()
 
     async def take(self, seconds: float) -> AsyncConnection:
-        return await self.pool.getconn(seconds)
+        task = asyncio.current_task()
+        asked = task.cancelling() if task else 0
+        connection = await self.pool.getconn(seconds)
+        if task and task.cancelling() > asked:
+            # Until Python 3.12 wait_for, in which callers queue, drops a cancellation that comes with the answer.
+            await self.give(connection)
+            raise asyncio.CancelledError
+        return connection
 
     async def give(self, connection: AsyncConnection) -> None:
-        await self.to_its_end(self.pool.putconn(connection))
+        try:
+            await self.to_its_end(self.pool.putconn(connection))
+        except RuntimeError:  # its event loop was closed, and with it the pool's own tasks
+            connection.pgconn.finish()
 
     async def execute(
         self, connection: AsyncConnection, sql: bytes, values: Sequence[object], prepare: bool | None
