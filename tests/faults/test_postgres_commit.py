@@ -13,7 +13,7 @@ import pytest
 
 import dal
 from dal import Dal, OutcomeUnknown, Sync
-from tests.cells import Clock, Face, Loop, open_db
+from tests.cells import Clock, Face, Loop, every_run, open_db
 from tests.faces.proxy import Proxy
 
 PATIENCE = 30.0
@@ -162,14 +162,7 @@ def test_keyed_creates_of_many_callers_on_a_network_that_breaks_are_each_done_on
         over.set()
         cutting.result(PATIENCE)
     with dal.connect(postgres_url) as db:
-        stored: list[str] = []
-        after = None
-        while True:
-            page = db.runs.list(workflow, after=after, limit=500)
-            stored += [str(run.id) for run in page.items]
-            after = page.next
-            if after is None:
-                break
+        stored = [str(run.id) for run in every_run(db, workflow)]
     row.rounds = len(acknowledged)
     row.lost = len(set(acknowledged) - set(stored))
     row.doubled = len(stored) - 24 * each

