@@ -121,6 +121,23 @@ def test_a_body_that_suspends_is_a_type_error_where_bodies_run_in_a_thread(sqlit
     asyncio.run(scenario())
 
 
+@pytest.mark.parametrize(("key", "write"), [("anywhere", True), ("name", True), ("idempotency_key", False)])
+def test_a_key_must_name_a_keyword_only_argument_of_a_write(key: str, write: bool) -> None:
+    async def body(self: Dozing[Any], q: Queries, name: str, *, idempotency_key: str | None = None) -> None:
+        raise AssertionError("never run")
+
+    with pytest.raises(TypeError, match="key must name a keyword-only argument of a write"):
+        statement(write=write, key=key)(body)
+
+
+def test_only_a_call_that_gives_its_key_is_keyed() -> None:
+    create = Runs.__dict__["create"]
+    assert create.is_keyed({"actor": "ann", "idempotency_key": "k"})
+    assert not create.is_keyed({"actor": "ann", "idempotency_key": None})
+    assert not create.is_keyed({"actor": "ann"})
+    assert not Runs.__dict__["start"].is_keyed({"idempotency_key": "k"})
+
+
 def test_a_body_without_a_query_takes_no_connection(any_url: str) -> None:
     with dal.connect(any_url) as db:
         dozing: Dozing[Sync] = Dozing(db._runner, db.clock)

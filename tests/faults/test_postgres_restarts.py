@@ -10,7 +10,8 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from types import TracebackType
+from typing import Any, Self
 from uuid import UUID
 
 import psycopg
@@ -73,6 +74,14 @@ class Load:
         self.times: list[float] = []  # of each acknowledgement
         self._over = threading.Event()
         self._writers = [threads.submit(self._write, number) for number in range(WRITERS)]
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._over.set()  # else the threads' own end would wait for the writers
 
     def _write(self, writer: int) -> None:
         number = 0
@@ -150,13 +159,23 @@ def restart(server: Server, how: str) -> None:
         server.restart("fast" if how == "fast" else "immediate")
 
 
+def answering(dsn: str) -> psycopg.Connection[Any]:
+    """A connection, as soon as the server makes one."""
+    end = time.monotonic() + PATIENCE
+    while True:
+        try:
+            return psycopg.connect(dsn)
+        except psycopg.OperationalError:
+            assert time.monotonic() < end, "the server does not come back"
+            time.sleep(0.05)
+
+
 @pytest.mark.parametrize("how", ["fast", "immediate", "kill -9"])
 def test_a_restart_under_load_loses_and_doubles_nothing(
     db: Dal[Sync], server: Server, how: str, tally: Callable[[str], Any], rounds: Callable[[int, int], int]
 ) -> None:
     row = tally(f"P3 restart, {how}, under {WRITERS} writers")
-    with ThreadPoolExecutor(WRITERS) as threads:
-        load = Load(db, threads)
+    with ThreadPoolExecutor(WRITERS) as threads, Load(db, threads) as load:
         for _ in range(rounds(1, 20)):
             time.sleep(0.4)
             restart(server, how)
@@ -174,18 +193,16 @@ def test_a_killed_session_takes_the_server_down_and_no_write_with_it(
 ) -> None:
     """The server ends all sessions (57P02) and recovers."""
     row = tally(f"P4 kill -9 of one session under {WRITERS} writers")
-    with ThreadPoolExecutor(WRITERS) as threads:
-        load = Load(db, threads)
+    with ThreadPoolExecutor(WRITERS) as threads, Load(db, threads) as load:
         for _ in range(rounds(1, 20)):
             time.sleep(0.4)
-            with psycopg.connect(dsn) as admin:
+            with answering(dsn) as admin:
                 [(pid,)] = admin.execute(
                     "select pid from pg_stat_activity where application_name = 'dal' order by random() limit 1"
                 ).fetchall()
             os.kill(pid, signal.SIGKILL)
-            killed = time.monotonic()
-            time.sleep(0.05)
-            row.recoveries.append(load.first_after(killed + 0.05))
+            killed = time.monotonic() + 0.1  # until the others have been told
+            row.recoveries.append(load.first_after(killed))
             row.rounds += 1
         load.stop(row)
     row.check()
