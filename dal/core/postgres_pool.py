@@ -131,6 +131,7 @@ class BlockingWire:
             **_pool_arguments(settings),
         )
         self._checking: threading.Thread | None = None
+        self._one_check = threading.Lock()
 
     async def open(self) -> None:
         self.pool.open()
@@ -159,7 +160,7 @@ class BlockingWire:
         return await work
 
     def check(self) -> None:
-        if self._checking is None or not self._checking.is_alive():
+        if self._one_check.acquire(blocking=False):
             self._checking = threading.Thread(target=self._check, name="dal-check", daemon=True)
             self._checking.start()
 
@@ -168,6 +169,8 @@ class BlockingWire:
             self.pool.check()
         except Exception:
             log.exception("the pool could not be checked")
+        finally:
+            self._one_check.release()
 
     def cut(self, connection: Connection) -> None:
         connection.dal.until = -math.inf  # whoever waits for the server on it notices

@@ -370,6 +370,51 @@ def test_a_frozen_session_ends_at_the_deadline_and_hinders_nobody_else(
     row.check()
 
 
+def test_a_transaction_whose_time_is_over_is_rolled_back_before_anything_more_is_sent(
+    make: Callable[..., Dal[Sync]], dsn: str, admin: psycopg.Connection[Any]
+) -> None:
+    """It never rested for long, so the server has nothing against it. COMMIT is no exception, and not unknown."""
+    db = make(dsn, postgres_statement_timeout="500ms", postgres_deadline="700ms")
+    workflow = a_workflow(db)
+
+    def busy(tx: dal.Tx[Sync]) -> None:
+        tx.runs.create(workflow, actor="ann")
+        for turn in range(2):
+            time.sleep(0.4)
+            if turn == 0:
+                tx.connection.execute("select 1")
+
+    def one_more() -> None:
+        with db.transaction() as tx:
+            busy(tx)
+            tx.runs.create(workflow, actor="ann")
+
+    def commit() -> None:
+        with db.transaction() as tx:
+            busy(tx)
+
+    for work in (one_more, commit):
+        with pytest.raises(Unavailable, match="used up its time") as raised:
+            work()
+        assert not raised.value.retryable
+        assert sessions(admin, "idle in transaction%") == []
+    assert db._engine.figures()["broken"] == 0, "the connection is as good as before"
+    assert db.runs.list(workflow).items == []
+
+
+def test_the_first_to_find_a_broken_connection_has_the_others_looked_at(
+    make: Callable[..., Dal[Sync]], dsn: str, admin: psycopg.Connection[Any]
+) -> None:
+    db = make(dsn)
+    workflow = a_workflow(db)
+    filled(db)
+    before = set(sessions(admin))
+    assert terminate(admin) == POOL
+    assert db.workflows.get(workflow).id == workflow
+    until(lambda: len(sessions(admin)) == POOL, "the others are replaced, although nobody asked for them")
+    assert set(sessions(admin)).isdisjoint(before)
+
+
 def waiting_for_a_lock(admin: psycopg.Connection[Any]) -> list[int]:
     found = admin.execute(
         "select pid from pg_stat_activity where datname = current_database() and application_name = 'dal'"
