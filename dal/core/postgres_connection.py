@@ -159,10 +159,12 @@ class Connection(psycopg.Connection[tuple[Any, ...]]):
     @classmethod
     def connect(cls, *args: Any, **kwargs: Any) -> Self:
         try:
-            return super().connect(*args, **kwargs)
+            connection = super().connect(*args, **kwargs)
         except psycopg.Error as error:
             cls.failure[:] = [first_line(error)]
             raise
+        cls.failure.clear()
+        return connection
 
     def wait(self, gen: Any, interval: float = 0.1, timeout: float | None = None) -> Any:
         return _wait(self, _bounded(self, gen), interval, timeout)
@@ -191,10 +193,12 @@ class AsyncConnection(psycopg.AsyncConnection[tuple[Any, ...]]):
     @classmethod
     async def connect(cls, *args: Any, **kwargs: Any) -> Self:
         try:
-            return await super().connect(*args, **kwargs)
+            connection = await super().connect(*args, **kwargs)
         except psycopg.Error as error:
             cls.failure[:] = [first_line(error)]
             raise
+        cls.failure.clear()
+        return connection
 
     def wait(self, gen: Any, interval: float = 0.1, timeout: float | None = None) -> Any:
         return _wait_async(self, _bounded(self, gen), interval, timeout)

@@ -107,7 +107,7 @@ class Lender:
         """Why there was no connection: all are in use, or none can be made."""
         if self._lent and waited is not None:  # the pool counts connections that it has yet to make, too
             return Overloaded(f"a caller waited {waited:g} s for a connection", retry_after=waited)
-        why = self.wire.failure[0] if self.wire.failure else "the log says why"
+        why = next(iter(self.wire.failure), "the log says why")
         within = "" if waited is None else f" in {waited:g} s"
         fault = Unavailable(f"no connection could be made{within}; {why}")
         fault.retryable = True
@@ -136,8 +136,8 @@ class Lender:
         """Our error for psycopg's, after what follows from it for the connection and the pool. options: of the
         transaction it was met in."""
         lost = bool(connection.closed) or error.sqlstate in ENDED
-        if phase == "write" and connection.dal_cursor.pgresult is not None:
-            # The statement was answered. What failed is psycopg's forgetting of another one, prepared long ago.
+        if phase != "undone" and connection.dal_cursor.pgresult is not None:
+            # It was answered. What failed is psycopg's forgetting of another statement, prepared long ago.
             fault: DalError = OutcomeUnknown("the connection was lost", query=query.name if query else None)
         else:
             fault = translate(error, query, phase=phase, lost=lost)

@@ -126,7 +126,7 @@ def test_closing_waits_for_who_is_at_work_and_cuts_off_who_takes_too_long(db: Da
 # --- programs that end ------------------------------------------------------------------------------------------------
 
 HEAD = """
-import asyncio, os, signal, sys, threading, time
+import asyncio, os, signal, sys, threading, time, warnings
 import dal
 from dal import DalError, Settings
 settings = Settings.from_url(os.environ["URL"], postgres_pool_max_size=4)
@@ -395,6 +395,7 @@ def refusal(call: Callable[[], object]) -> str:
     return "accepted"
 
 
+@pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")  # what is tested here, Python 3.12 says
 def test_a_forked_child_is_refused_and_its_parent_goes_on(postgres_url: str) -> None:
     """P24. Blocking, with a session at rest and one in a transaction."""
     with dal.connect(Settings.from_url(postgres_url, postgres_pool_max_size=2)) as db:
@@ -432,6 +433,7 @@ def test_a_child_forked_from_a_loop_is_refused_and_the_loop_goes_on(postgres_url
         async def main():
             async with dal.aconnect(settings) as db:
                 await db.workflows.list()
+                warnings.simplefilter("ignore", DeprecationWarning)  # Python 3.12 warns of what is tested here
                 pid = os.fork()
                 if pid == 0:
                     code = 1

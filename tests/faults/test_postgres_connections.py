@@ -314,22 +314,25 @@ def stopped(*pids: int) -> Iterator[None]:
                 os.kill(pid, signal.SIGCONT)
 
 
-def test_a_frozen_idle_session_costs_one_probe(
-    make: Callable[..., Dal[Sync]], dsn: str, admin: psycopg.Connection[Any], tally: Callable[[str], Any]
+@pytest.mark.parametrize("size", [1, POOL])
+def test_frozen_idle_sessions_cost_a_probe_or_two(
+    make: Callable[..., Dal[Sync]], dsn: str, admin: psycopg.Connection[Any], size: int, tally: Callable[[str], Any]
 ) -> None:
-    row = tally("P5 SIGSTOP of one idle session")
-    db = make(dsn, postgres_pool_min_size=1, postgres_pool_max_size=1)
+    """Those that are at rest beside it are looked at in the background, and replaced meanwhile."""
+    row = tally(f"P5 SIGSTOP of {size} idle sessions")
+    db = make(dsn, postgres_pool_min_size=size, postgres_pool_max_size=size)
     workflow = a_workflow(db)
-    [frozen] = sessions(admin)
+    until(lambda: db._engine.figures()["pool_available"] == size, "the pool is full")
     time.sleep(1.1)
-    with stopped(frozen):
-        answer, seconds = timed(lambda: db.workflows.get(workflow))
+    with stopped(*sessions(admin)):
+        for _ in range(3):
+            answer, seconds = timed(lambda: db.workflows.get(workflow))
+            row.recoveries.append(seconds)
+            assert not isinstance(answer, DalError), answer
+        assert 0.9 < row.recoveries[0] < 3.5, row.recoveries
+        assert max(row.recoveries[1:]) < 3.5, row.recoveries
         row.rounds += 1
-        row.recoveries.append(seconds)
-        assert not isinstance(answer, DalError), answer
-        assert 0.9 < seconds < 2.5, f"{seconds:.2f} s"
-        assert db.workflows.get(workflow).id == workflow
-        assert db._engine.figures()["broken"] == 1
+    until(lambda: db._engine.figures()["broken"] >= 1, "it was found")
     row.check()
 
 
