@@ -303,3 +303,31 @@ def test_calls_cancelled_at_random_leave_no_connection_behind(
 
     asyncio.run(main())
     row.check()
+
+
+def test_a_call_cancelled_while_it_gives_its_connection_back_gives_it_back(postgres_url: str) -> None:
+    """The pool's lock is held by others for a moment only; here it is held for long, to be waited for surely."""
+
+    async def main() -> None:
+        async with opened(postgres_url) as db:
+            pool = db._engine._core.wire.pool
+            for _ in range(3):
+                await whole(db, postgres_url)
+                task = asyncio.create_task(_list(db))
+                while db._engine.figures()["pool_available"] == db._engine.figures()["pool_size"]:
+                    await asyncio.sleep(0)
+                async with pool._lock:
+                    await asyncio.sleep(0.1)
+                    for _ in range(3):
+                        task.cancel()
+                        await asyncio.sleep(0)
+                    assert not task.done()
+                [outcome] = await asyncio.gather(task, return_exceptions=True)
+                assert isinstance(outcome, asyncio.CancelledError)
+            await whole(db, postgres_url)
+
+    asyncio.run(main())
+
+
+async def _list(db: Dal[Async]) -> None:
+    await db.workflows.list()
