@@ -16,7 +16,7 @@ from dal.core import forks
 from dal.core.catalog import Query
 from dal.core.face import Options
 from dal.core.postgres_connection import PROBE
-from dal.core.postgres_errors import ENDED, Phase, is_stale, translate
+from dal.core.postgres_errors import ENDED, Late, Phase, is_stale, translate
 from dal.core.postgres_pool import Wire
 from dal.errors import Closed, DalError, OutcomeUnknown, Overloaded, ReadOnly, Unavailable
 from dal.settings import Settings
@@ -41,6 +41,7 @@ class Lender:
         self._patience = settings.postgres_pool_timeout
         self.counts: Counter[str] = Counter(timeouts=0, refused=0, broken=0, retried=0, unknown=0)
         self.closed = False
+        self.grace = GRACE
         self._lent: set[Any] = set()
         self._distrusted = 0.0  # connections at rest since before then are probed, however short their rest was
         self._drained = -CALM
@@ -136,7 +137,7 @@ class Lender:
         """Our error for psycopg's, after what follows from it for the connection and the pool. options: of the
         transaction it was met in."""
         lost = bool(connection.closed) or error.sqlstate in ENDED
-        if phase != "undone" and connection.dal_cursor.pgresult is not None:
+        if phase != "undone" and not isinstance(error, Late) and connection.dal_cursor.pgresult is not None:
             # It was answered. What failed is psycopg's forgetting of another statement, prepared long ago.
             fault: DalError = OutcomeUnknown("the connection was lost", query=query.name if query else None)
         else:
@@ -185,7 +186,7 @@ class Lender:
 
     async def _close(self, spared: Collection[Any]) -> None:
         await self.wire.close(PROBE)
-        await self._returned(GRACE, spared)
+        await self._returned(self.grace, spared)
         for connection in self._lent.difference(spared):
             self.wire.cut(connection)
         await self._returned(PROBE, spared)

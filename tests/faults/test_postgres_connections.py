@@ -134,7 +134,7 @@ def test_callers_notice_nothing_of_sessions_ended_while_idle(
     db = make(dsn)
     workflow = a_workflow(db)
     keyless = 0
-    for number in range(rounds(2, 20)):
+    for number in range(rounds(1 if rest else 2, 20)):
         filled(db)
         time.sleep(rest)
         assert terminate(admin) == POOL
@@ -159,7 +159,7 @@ def test_a_write_first_to_meet_ended_sessions_is_done_once(
 ) -> None:
     db = make(dsn)
     workflow = a_workflow(db)
-    for number in range(3):
+    for number in range(2):
         filled(db)
         assert terminate(admin) == POOL
         db.runs.create(workflow, actor="ann", name=f"n{number}")
@@ -239,12 +239,12 @@ def test_a_session_that_the_server_ends_for_resting_never_reaches_a_caller(
     """P17: idle_session_timeout is shorter than the pool's own."""
     db = make(make_conninfo(dsn, options="-c idle_session_timeout=200"))
     workflow = a_workflow(db)
-    for pause in (0.25, 0.5, 1.2):
-        time.sleep(pause)
-        assert db.workflows.get(workflow).id == workflow
+    for pause in (0.3, 1.2):
         time.sleep(pause)
         db.runs.create(workflow, actor="ann")
-    assert len(db.runs.list(workflow).items) == 3
+        time.sleep(0.3)
+        assert db.workflows.get(workflow).id == workflow
+    assert len(db.runs.list(workflow).items) == 2
 
 
 def test_a_transaction_that_rested_for_too_long_is_told_and_its_connection_replaced(
@@ -340,7 +340,7 @@ def test_a_frozen_session_ends_at_the_deadline_and_hinders_nobody_else(
     make: Callable[..., Dal[Sync]], dsn: str, admin: psycopg.Connection[Any], tally: Callable[[str], Any]
 ) -> None:
     row = tally("P6 SIGSTOP of a session during a query")
-    db = make(dsn, postgres_statement_timeout="500ms", postgres_deadline="1500ms", postgres_lock_timeout=PATIENCE)
+    db = make(dsn, postgres_statement_timeout="500ms", postgres_deadline="800ms", postgres_lock_timeout=PATIENCE)
     workflow = a_workflow(db)
     run = db.runs.create(workflow, actor="ann").id
 
@@ -365,7 +365,7 @@ def test_a_frozen_session_ends_at_the_deadline_and_hinders_nobody_else(
                 row.recoveries.append(time.monotonic() - begun)
         row.rounds += 1
         assert type(error) is expected, repr(error)
-        assert 1.3 < seconds < 1.5 + 6, f"{seconds:.2f} s"
+        assert 0.7 < seconds < 0.8 + 6, f"{seconds:.2f} s"
         assert max(waited for _, waited in others) < 1, "somebody else was held up"
         assert not any(isinstance(answer, DalError) for answer, _ in others)
         until(lambda: not waiting_for_a_lock(admin), "the frozen session is gone")

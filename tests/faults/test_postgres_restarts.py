@@ -224,7 +224,7 @@ def test_the_first_request_after_a_restart_finds_8_dead_connections_and_succeeds
         lambda: db.runs.create(workflow, actor="ann", idempotency_key="k"),
         lambda: db.transact(lambda tx: tx.workflows.get(workflow)),
     ]
-    for number in range(rounds(3, 12)):
+    for number in range(rounds(1 if rest else 3, 12)):
         end = time.monotonic() + 10
         while db._engine.figures()["pool_available"] < POOL and time.monotonic() < end:
             time.sleep(0.01)
