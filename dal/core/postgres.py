@@ -18,12 +18,12 @@ from contextlib import asynccontextmanager
 from typing import Any, TypeVar
 
 from dal.core.catalog import Catalog
-from dal.core.face import Method, Options, Started, delays, enter, leave, may_run_again, refuse_nested, units_of
-from dal.core.postgres_errors import DriverError, Phase, is_retryable
+from dal.core.face import Method, Options, Retries, Started, enter, leave, may_run_again, refuse_nested, units_of
+from dal.core.postgres_errors import DriverError, Phase, known
 from dal.core.postgres_lender import Lender
 from dal.core.postgres_pool import AsyncWire, BlockingWire, Wire
 from dal.core.postgres_unit import Session, Unit
-from dal.errors import DalError, OutcomeUnknown, ReadOnly, Unavailable
+from dal.errors import DalError, ReadOnly
 from dal.settings import Settings
 
 T = TypeVar("T")
@@ -99,32 +99,32 @@ class _Core:
         try:
             return await attempt()
         except (DalError, DriverError) as error:
-            if not is_retryable(error, keyed=keyed):
-                raise
             fault = error
         return await self._run_again(attempt, fault, keyed=keyed)
 
     async def _run_again(
         self, attempt: Callable[[], Coroutine[Any, Any, T]], fault: DalError | DriverError, *, keyed: bool
     ) -> T:
-        """Go on with what has failed once. A transaction takes its deadline anew with each attempt."""
-        unknown: DalError | None = None
+        """Go on with what has failed once, if it may be. A transaction takes its deadline anew with each attempt."""
+        retries = Retries(self.settings.postgres_deadline, keyed=keyed)
         moved = False
-        for delay in delays(self.settings.postgres_deadline):
-            if isinstance(fault, OutcomeUnknown):
-                unknown = fault
-            if not is_retryable(fault, keyed=keyed) or (moved and isinstance(fault, ReadOnly)):
-                break
+        while True:
+            if moved and isinstance(fault, ReadOnly):
+                raise fault
             moved = moved or isinstance(fault, ReadOnly)
+            meant = known(fault)
+            try:
+                delay = retries.wait(meant)
+            except DalError as leaving:
+                if leaving is meant and fault is not meant:
+                    raise fault from fault.__cause__  # an application's own statement failed: in the driver's words
+                raise
             self.lender.counts["retried"] += 1
             await self.wire.sleep(delay)
             try:
                 return await attempt()
             except (DalError, DriverError) as error:
                 fault = error
-        if unknown is not None and isinstance(fault, (Unavailable, DriverError)):
-            raise unknown  # that nothing was done the last time says nothing of the time before
-        raise fault
 
     @asynccontextmanager
     async def unit(self, options: Options, *, nested: bool = False) -> AsyncIterator[Unit]:

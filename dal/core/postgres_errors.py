@@ -7,7 +7,6 @@ from typing import Literal, TypeAlias
 import psycopg
 
 from dal.core.catalog import Query
-from dal.core.face import may_run_again
 from dal.errors import (
     Conflict,
     CorruptDatabase,
@@ -72,13 +71,13 @@ def translate(
     return fault
 
 
-def is_retryable(error: DalError | DriverError, *, keyed: bool) -> bool:
-    """Whether what raised this may be run again as a whole. The driver's own error left a transaction by its block: it
-    comes from a statement of the application's, and COMMIT was not sent."""
+def known(error: DalError | DriverError) -> DalError:
+    """What is known of a transaction by the error that left its block. The driver's own comes from a statement of the
+    application's: COMMIT was not sent."""
     if isinstance(error, DalError):
-        return may_run_again(error, keyed=keyed)
+        return error
     lost = isinstance(error, psycopg.OperationalError) and error.sqlstate is None
-    return translate(error, lost=lost or error.sqlstate in ENDED).retryable
+    return translate(error, lost=lost or error.sqlstate in ENDED)
 
 
 def _by_code(error: psycopg.Error, code: str, query: Query | None) -> DalError:

@@ -20,13 +20,15 @@ import threading
 from collections import Counter
 from collections.abc import Iterator
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 from psycopg import conninfo
 
 from dal import Settings
 
 READY = "Z"
+COMMIT = b"commit\0"  # as its message ends, whether it is prepared or not
+Loss = Literal["before it arrived", "while it ran", "after it was done"]
 
 
 class Trips:
@@ -75,14 +77,13 @@ class Proxy:
         self._listener = socket.create_server(("127.0.0.1", 0))
         self._lock = threading.Lock()
         self._said: Counter[str] = Counter()
+        self._losses: list[tuple[bytes, Loss]] = []
+        self.losses = 0
+        self._flows = threading.Event()
+        self._flows.set()
         self._open: list[socket.socket] = []
         self._ever: list[socket.socket] = []  # closed at the end alone: another thread may be reading
         self._threads: list[threading.Thread] = []
-        self._flows = threading.Event()
-        self._flows.set()
-        self._loses: list[tuple[bytes, bool]] = []
-        self._muted: set[socket.socket] = set()
-        self.lost = 0
 
     def settings(self, **options: Any) -> Settings:  # Any: as for Settings
         """Settings that lead through the proxy, with one connection, so that a pool's growth is not counted."""
@@ -105,9 +106,30 @@ class Proxy:
         """Break every connection, as a lost network does; new ones are let through."""
         with self._lock:
             ends, self._open = self._open, []
-        for end in ends:
-            with contextlib.suppress(OSError):
-                end.shutdown(socket.SHUT_RDWR)
+        _hang_up(*ends)
+
+    def lose_commit(self, loss: Loss) -> None:
+        """Break the connection that sends the next COMMIT."""
+        self.lose(COMMIT, loss)
+
+    def lose(self, text: bytes, loss: Loss) -> None:
+        """Break the connection that next sends this text: before the server hears of it, at the same time, or in place
+        of its answer. ``losses`` counts how often that came to pass.
+
+        A statement's text is sent the first few times only; later its prepared name is.
+        """
+        with self._lock:
+            self._losses.append((text, loss))
+
+    def _loss_of(self, data: bytes) -> Loss | None:
+        """What is to become of these bytes of a client."""
+        with self._lock:
+            for text, loss in self._losses:
+                if text in data:
+                    self._losses.remove((text, loss))
+                    self.losses += 1
+                    return loss
+        return None
 
     def freeze(self) -> None:
         """Let nothing pass any more, without closing anything, as a network that drops packets; until `thaw`."""
@@ -117,13 +139,11 @@ class Proxy:
         """Let everything pass again, what was held back first."""
         self._flows.set()
 
-    def lose(self, text: bytes, *, answered: bool) -> None:
-        """Break the connection that next sends this text: before the server has it, or when the server has answered.
-
-        Text of a statement is sent the first few times only; later its prepared name is. `lost` counts.
-        """
-        with self._lock:
-            self._loses.append((text, answered))
+    def stop_listening(self) -> None:
+        """Refuse new connections from now on."""
+        with contextlib.suppress(OSError):  # done before
+            self._listener.shutdown(socket.SHUT_RDWR)
+        self._listener.close()
 
     def __enter__(self) -> Self:
         self._start(self._accept)
@@ -133,8 +153,7 @@ class Proxy:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.thaw()
-        self._listener.shutdown(socket.SHUT_RDWR)
-        self._listener.close()
+        self.stop_listening()
         self.cut()
         for thread in self._threads:
             thread.join(10)
@@ -157,8 +176,9 @@ class Proxy:
                 with self._lock:
                     self._open += [client, server]
                     self._ever += [client, server]
-                self._start(self._pump, client, server, None)
-                self._start(self._pump, server, client, Messages())
+                committing = threading.Event()
+                self._start(self._ask, client, server, committing)
+                self._start(self._answer, server, client, committing)
 
     def _connect(self) -> socket.socket:
         if not self._host.startswith("/"):
@@ -167,31 +187,37 @@ class Proxy:
         server.connect(f"{self._host}/.s.PGSQL.{self._port}")
         return server
 
-    def _pump(self, source: socket.socket, target: socket.socket, messages: Messages | None) -> None:
+    def _ask(self, client: socket.socket, server: socket.socket, unanswered: threading.Event) -> None:
         with contextlib.suppress(OSError):
-            while data := source.recv(65536):
+            while data := client.recv(65536):
                 self._flows.wait()
-                if messages is not None:
-                    # Counted before the bytes go on: whoever has its answer finds it counted.
-                    with self._lock:
-                        self._said.update(messages.feed(data))
-                if self._is_lost(data, source, target, from_server=messages is not None):
+                loss = self._loss_of(data)
+                if loss == "before it arrived":
                     break
-                target.sendall(data)
-        for end in (source, target):
-            with contextlib.suppress(OSError):
-                end.shutdown(socket.SHUT_RDWR)
+                if loss == "while it ran":
+                    _hang_up(client)  # first, so that no answer gets through
+                    server.sendall(data)
+                    break
+                if loss == "after it was done":
+                    unanswered.set()
+                server.sendall(data)
+        _hang_up(client, server)
 
-    def _is_lost(self, data: bytes, source: socket.socket, target: socket.socket, *, from_server: bool) -> bool:
-        """Whether these bytes do not go on. Once an answer is to be lost, the first bytes of it are."""
-        with self._lock:
-            if from_server:
-                return source in self._muted
-            for rule in self._loses:
-                if rule[0] in data:
-                    self._loses.remove(rule)
-                    self.lost += 1
-                    if rule[1]:
-                        self._muted.add(target)
-                    return not rule[1]
-        return False
+    def _answer(self, server: socket.socket, client: socket.socket, unanswered: threading.Event) -> None:
+        messages = Messages()
+        with contextlib.suppress(OSError):
+            while data := server.recv(65536):
+                self._flows.wait()
+                # Counted before the bytes go on: whoever has its answer finds it counted.
+                with self._lock:
+                    self._said.update(messages.feed(data))
+                if unanswered.is_set():
+                    break
+                client.sendall(data)
+        _hang_up(server, client)
+
+
+def _hang_up(*ends: socket.socket) -> None:
+    for end in ends:
+        with contextlib.suppress(OSError):
+            end.shutdown(socket.SHUT_RDWR)

@@ -7,6 +7,7 @@ import random
 from collections.abc import Awaitable, Callable, Coroutine, Generator
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID
 
@@ -14,6 +15,7 @@ import psycopg
 import pytest
 
 import dal
+import dal.stores.keys
 import dal.stores.runs
 import dal.stores.versions
 import dal.stores.workflows
@@ -127,6 +129,13 @@ async def transacted(ground: Ground) -> None:
     await ground.db.transact(work)
 
 
+async def keyed(ground: Ground) -> None:
+    async def work(tx: dal.Tx[Async]) -> str:
+        return (await tx.runs.start(ground.pending, actor="ann")).status
+
+    await ground.db.transact(work, key=str(ground.pending))
+
+
 async def looked(ground: Ground) -> None:
     async with ground.db.transaction(read_only=True) as tx:
         await tx.runs.get(ground.pending)
@@ -169,6 +178,9 @@ CASES: dict[str, tuple[Callable[[Ground], Awaitable[object]] | None, Callable[[G
     "runs.fail": (None, lambda g: g.db.runs.fail(g.running, "why", actor="ann")),
     "runs.cancel": (None, lambda g: g.db.runs.cancel(g.pending, actor="ann")),
     "runs.events": (None, lambda g: g.db.runs.events(g.pending)),
+    "keys.get": (keyed, lambda g: g.db.keys.get(str(g.pending))),
+    "keys.prune": (None, lambda g: g.db.keys.prune(before=datetime(2001, 1, 1, tzinfo=UTC))),
+    "transact(key)": (None, keyed),
     "health": (None, lambda g: g.db.health()),
     "transaction": (None, in_a_transaction),
     "transaction(read_only)": (None, looked),
@@ -178,7 +190,7 @@ CASES: dict[str, tuple[Callable[[Ground], Awaitable[object]] | None, Callable[[G
 
 def test_every_method_of_the_stores_is_among_the_cases() -> None:
     stores = {"workflows": dal.stores.workflows.Workflows, "versions": dal.stores.versions.Versions,
-              "runs": dal.stores.runs.Runs}  # fmt: skip
+              "runs": dal.stores.runs.Runs, "keys": dal.stores.keys.Keys}  # fmt: skip
     methods = {f"{name}.{method}" for name, store in stores.items() for method, value in vars(store).items()
                if isinstance(value, Method)}  # fmt: skip
     assert len(methods) > 20

@@ -142,7 +142,7 @@ def test_40_clients_share_8_sessions_without_an_error_and_leave_nothing_set(
                 with db.transaction(read_only=True) as tx:
                     assert tx.runs.get(run.id).status == "succeeded"
                 assert db.workflows.get(workflow).id == workflow
-                assert db.health().schema_version == 1
+                assert db.health().schema_version > 0
             return each
 
         row.rounds = sum(threads.map(client, range(CLIENTS), timeout=300))

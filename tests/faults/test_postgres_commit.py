@@ -14,9 +14,10 @@ import pytest
 import dal
 from dal import Dal, OutcomeUnknown, Sync
 from tests.cells import Clock, Face, Loop, every_run, open_db
-from tests.faces.proxy import Proxy
+from tests.faces.proxy import COMMIT, Loss, Proxy
 
 PATIENCE = 30.0
+LOSSES: tuple[Loss, Loss] = ("before it arrived", "after it was done")
 
 
 @pytest.fixture
@@ -46,11 +47,11 @@ def test_a_keyed_create_is_done_once_however_its_connection_is_lost(
     row = tally("B56 keyed create, its request or answer lost")
     workflow = a_workflow(db)
     for number in range(rounds(20, 200)):
-        proxy.lose(b"dal:create_run ", answered=number % 2 == 1)
+        proxy.lose(b"dal:create_run ", LOSSES[number % 2])
         run = db.runs.create(workflow, actor="ann", idempotency_key=f"k{number}")
         row.rounds += 1
         row.lost += db.runs.get(run.id) != run
-    assert proxy.lost == row.rounds, "each create met its loss"
+    assert proxy.losses == row.rounds, "each create met its loss"
     row.doubled = len(db.runs.list(workflow, limit=500).items) - row.rounds
     figures = db._engine.figures()
     assert figures["unknown"] == row.rounds
@@ -65,7 +66,7 @@ def test_without_a_key_a_create_is_never_sent_twice(
     workflow = a_workflow(db)
     answered = 0
     for number in range(rounds(10, 100)):
-        proxy.lose(b"dal:create_run ", answered=number % 2 == 1)
+        proxy.lose(b"dal:create_run ", LOSSES[number % 2])
         with pytest.raises(OutcomeUnknown) as raised:
             db.runs.create(workflow, actor="ann", name=f"n{number}")
         assert (raised.value.query, raised.value.retryable) == ("create_run", False)
@@ -83,7 +84,7 @@ def test_a_lost_commit_is_unknown_and_what_was_lost_before_it_is_done_again(
 ) -> None:
     row = tally("B56 transact, a statement or the COMMIT lost")
     workflow = a_workflow(db)
-    words = [b"begin\0", b"dal:create_run ", b"dal:mark_run_running ", b"commit\0"]
+    words = [b"begin\0", b"dal:create_run ", b"dal:mark_run_running ", COMMIT]
     expected: list[str] = []
     for number in range(rounds(16, 160)):
         word, answered = words[number % 4], number // 4 % 2 == 1
@@ -92,16 +93,16 @@ def test_a_lost_commit_is_unknown_and_what_was_lost_before_it_is_done_again(
         def work(tx: dal.Tx[Sync], name: str = name) -> None:
             tx.runs.start(tx.runs.create(workflow, actor="ann", name=name).id, actor="ann")
 
-        proxy.lose(word, answered=answered)
+        proxy.lose(word, LOSSES[answered])
         row.rounds += 1
-        if word == b"commit\0":
+        if word == COMMIT:
             with pytest.raises(OutcomeUnknown):
                 db.transact(work)
             expected += [name] if answered else []
         else:
             db.transact(work)
             expected.append(name)
-    assert proxy.lost == row.rounds
+    assert proxy.losses == row.rounds
     stored = [run.name for run in db.runs.list(workflow, status="running", limit=500).items]
     row.lost = len(set(expected) - set(stored))
     row.doubled = len(stored) - len(set(stored))
@@ -127,7 +128,7 @@ def test_a_unit_of_work_with_a_key_is_run_again_after_a_lost_commit(db: Dal[Sync
     inner: Any = getattr(db, "_inner", db)  # on the async face the test's own wrapper stands before it
     for answered in (False, True):
         attempts.clear()
-        proxy.lose(b"commit\0", answered=answered)
+        proxy.lose_commit(LOSSES[answered])
         if inner is db:
             first = db._engine.retry(once, keyed=True)
         else:
