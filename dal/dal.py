@@ -15,7 +15,8 @@ from msgspec import Struct
 
 from dal.core.catalog import Catalog
 from dal.core.face import Async, Isolation, M, Options, Queries, Store, Sync, statement
-from dal.core.postgres import PostgresAsync, PostgresDoor, PostgresSync
+from dal.core.postgres import PostgresAsync, PostgresSync
+from dal.core.postgres_door import PostgresDoor
 from dal.core.rows import Json
 from dal.core.schema import MODELS, Schema
 from dal.core.sqlite import SqliteAsync, SqliteSync
