@@ -15,7 +15,7 @@ from itertools import chain
 
 import psycopg
 
-from bench import postgres, sqlite
+from bench import postgres, sqlite, writers
 from bench.measure import Result, Row, measure
 
 HEAD = (
@@ -66,6 +66,7 @@ def main(arguments: Sequence[str]) -> int:
     )
     server = f", PostgreSQL {_version(options.url)}" if options.url else ""
     print(f"Python {sys.version.split()[0]}, psycopg {psycopg.__version__} ({psycopg.pq.__impl__}){server}")
+    print(writers.sync_time())
     return 0
 
 

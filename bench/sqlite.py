@@ -22,6 +22,7 @@ from uuid import UUID, uuid4
 
 import aiosql
 
+from bench import writers
 from bench.data import SMALL, Seed, seed
 from bench.measure import Contender, Row
 from dal.core.cursors import NEWEST
@@ -116,6 +117,7 @@ def rows() -> Iterator[Row]:
             yield from _blocking(db, reader, writer, texts, data)
             with asyncio.Runner() as runner, _opened(runner, settings) as async_db:
                 yield from _asyncio(runner, async_db, reader, texts, data)
+                yield from writers.rows(settings, db, runner, async_db)
 
 
 @contextmanager

@@ -20,6 +20,7 @@ from dal.errors import (
     Invalid,
     InvalidState,
     InvalidTransition,
+    KeyNotFound,
     NotFound,
     NotPublished,
     OutcomeUnknown,
@@ -35,6 +36,7 @@ from dal.errors import (
     WorkflowNotFound,
 )
 from dal.settings import Settings
+from dal.stores.keys import Key
 from dal.stores.runs import Run, RunStatus
 from dal.stores.versions import Version
 from dal.stores.workflows import DraftAccess, Event, Workflow
@@ -60,6 +62,8 @@ __all__ = [
     "InvalidState",
     "InvalidTransition",
     "Json",
+    "Key",
+    "KeyNotFound",
     "NotFound",
     "NotPublished",
     "OutcomeUnknown",

@@ -16,10 +16,14 @@ from msgspec import Struct
 from dal.core.catalog import Catalog
 from dal.core.face import Async, Isolation, M, Options, Queries, Store, Sync, statement
 from dal.core.postgres import PostgresAsync, PostgresDoor, PostgresSync
+from dal.core.rows import Json
 from dal.core.schema import MODELS, Schema
-from dal.core.sqlite import File, SqliteAsync, SqliteDoor, SqliteSync
+from dal.core.sqlite import SqliteAsync, SqliteSync
+from dal.core.sqlite_door import SqliteDoor
+from dal.core.sqlite_file import File
 from dal.errors import CatalogError, Invalid
 from dal.settings import Settings
+from dal.stores.keys import Asked, Claim, Claims, Key, Keys
 from dal.stores.runs import Run, Runs
 from dal.stores.versions import Version, Versions
 from dal.stores.workflows import Event, Workflow, Workflows
@@ -40,7 +44,7 @@ class Health(Struct, frozen=True):
     pool: dict[str, float]
 
 
-_MODELS: tuple[type[Struct], ...] = (Workflow, Event, Version, Run, *MODELS)
+_MODELS: tuple[type[Struct], ...] = (Workflow, Event, Version, Run, Key, Claim, *MODELS)
 MODELS_BY_NAME = {model.__name__: model for model in _MODELS}
 
 
@@ -57,6 +61,7 @@ class Stores(Store[M]):
         self.workflows: Workflows[M] = Workflows(runner, clock)
         self.versions: Versions[M] = Versions(runner, clock)
         self.runs: Runs[M] = Runs(runner, clock)
+        self.keys: Keys[M] = Keys(runner, clock)
 
 
 class Tx(Stores[M]):
@@ -122,27 +127,66 @@ class Dal(Stores[M]):
         return _transaction(self._engine, options, self.clock)
 
     @overload
-    def transact(self: Dal[Sync], fn: Callable[[Tx[Sync]], T], *, isolation: Isolation | None = None) -> T: ...
+    def transact(
+        self: Dal[Sync],
+        fn: Callable[[Tx[Sync]], T],
+        *,
+        isolation: Isolation | None = None,
+        key: str | None = None,
+        request: Json = None,
+    ) -> T: ...
     @overload
     def transact(
-        self: Dal[Async], fn: Callable[[Tx[Async]], Awaitable[T]], *, isolation: Isolation | None = None
+        self: Dal[Async],
+        fn: Callable[[Tx[Async]], Awaitable[T]],
+        *,
+        isolation: Isolation | None = None,
+        key: str | None = None,
+        request: Json = None,
     ) -> Awaitable[T]: ...
-    def transact(self, fn: Callable[[Any], Any], *, isolation: Isolation | None = None) -> Any:
+    def transact(
+        self,
+        fn: Callable[[Any], Any],
+        *,
+        isolation: Isolation | None = None,
+        key: str | None = None,
+        request: Json = None,
+    ) -> Any:
         """Run ``fn(tx)`` in a transaction, and again in a fresh one after a deadlock, a serialization failure or a busy
-        SQLite, with jitter and within a deadline; returns what it returns. It must have no effect outside ``tx``."""
+        SQLite, with jitter and within a deadline; returns what it returns. It must have no effect outside ``tx``.
+
+        key: an idempotency key, 1 to 512 bytes, one namespace for the whole database. What is done under it is done
+        once: given again, by whomever, it answers what fn answered the first time and runs nothing; while another
+        caller is at it, it waits for the outcome. Then a commit whose answer was lost is run again, too. If fn raises,
+        nothing is kept and the key stays free. fn returns a JSON value (of a model: its id as str, or
+        ``msgspec.to_builtins(model)``); anything else is Invalid and undone. ``db.keys.prune`` forgets old keys.
+        request: what was asked, any JSON value but None. Its hash is kept with the key, and the same key with another
+        request, or with none, is refused. Raises IdempotencyConflict, Invalid, OutcomeUnknown.
+        """
+        if key is None and request is not None:
+            raise Invalid("a request is compared with the one stored under its key; give a key", path="key")
+        asked = None if key is None else Asked.of(key, request)
         if _is_async(self._engine):
 
             async def attempt_async() -> Any:
                 async with self.transaction(isolation=isolation) as tx:  # type: ignore[attr-defined]  # async engine
-                    return await fn(tx)
+                    if asked is None:
+                        return await fn(tx)
+                    claims = Claims[Async](tx._runner, self.clock)
+                    claim = await claims.claim(asked)
+                    return await claims.settle(asked, await fn(tx)) if claim.claimed else claim.result
 
-            return self._engine.retry(attempt_async)
+            return self._engine.retry(attempt_async, keyed=asked is not None)
 
         def attempt() -> Any:
             with self.transaction(isolation=isolation) as tx:  # type: ignore[attr-defined]  # blocking engine
-                return fn(tx)
+                if asked is None:
+                    return fn(tx)
+                claims = Claims[Sync](tx._runner, self.clock)
+                claim = claims.claim(asked)
+                return claims.settle(asked, fn(tx)) if claim.claimed else claim.result
 
-        return self._engine.retry(attempt)
+        return self._engine.retry(attempt, keyed=asked is not None)
 
     @statement
     async def health(self, q: Queries) -> Health:

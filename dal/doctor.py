@@ -158,8 +158,8 @@ def _wal(path: Path) -> Check:
 def _library(version: str) -> Check:
     if resets_wal(version):
         words = (
-            f"SQLite {version}: where several processes write, a checkpoint can damage the file; use 3.51.3 or newer, "
-            "3.50.7 or 3.44.6, or write from one process only"
+            f"SQLite {version} has the WAL-reset bug: processes of ours keep clear of it, but another program that "
+            "writes to the file, or checkpoints it, can damage it; use 3.51.3 or newer, 3.50.7 or 3.44.6"
         )
         return Check("library", "warn", words)
     return Check("library", "ok", f"SQLite {version}")

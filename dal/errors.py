@@ -3,7 +3,7 @@
     DalError
     ├─ Invalid (also ValueError; .path)         bad argument; nothing was sent
     ├─ NotFound (also LookupError)
-    │  └─ WorkflowNotFound, VersionNotFound, RunNotFound
+    │  └─ WorkflowNotFound, VersionNotFound, RunNotFound, KeyNotFound
     ├─ Conflict (.constraint)
     │  └─ AlreadyExists, HandleTaken, RevisionConflict, IdempotencyConflict, ConstraintViolated
     ├─ InvalidState (.found)
@@ -77,6 +77,10 @@ class VersionNotFound(NotFound):
 
 class RunNotFound(NotFound):
     """No run has this id."""
+
+
+class KeyNotFound(NotFound):
+    """No transaction has committed under this idempotency key."""
 
 
 class Conflict(DalError):

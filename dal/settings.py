@@ -182,6 +182,9 @@ class Settings(BaseSettings):
         5.0, description="How long an interactive transaction may last before it is rolled back; more than 0."
     )
     sqlite_readers: Count = Field(4, description="Connections that read while another writes; 1 to 1000.")
+    sqlite_max_waiting: Annotated[int, _whole(1, 1_000_000)] = Field(
+        10_000, description="Callers that may wait for their turn to write, the next one is `Overloaded`; 1 to 1000000."
+    )
     postgres_dsn: Annotated[SecretStr | None, BeforeValidator(_dsn)] = Field(
         None,
         description="Where PostgreSQL is: a URL or key=value pairs; required when the backend is `postgres`; secret.",

@@ -34,7 +34,7 @@ from typing import (
 )
 
 from dal.core.rows import Applied
-from dal.errors import RETRYABLE, DalError, InvalidState, NotFound
+from dal.errors import RETRYABLE, DalError, InvalidState, NotFound, OutcomeUnknown, Unavailable
 
 
 class _Need:
@@ -232,6 +232,28 @@ def delays(seconds: float) -> Iterator[float]:
 def may_run_again(error: DalError) -> bool:
     """Whether nothing was done because two transactions collided."""
     return error.code in RETRYABLE
+
+
+class Retries:
+    """Whether and when one transaction is run again, failure by failure."""
+
+    def __init__(self, seconds: float, *, keyed: bool) -> None:
+        """seconds: how long from now it may be begun again. keyed: it has an idempotency key, under which a second
+        commit has no second effect, so it is run again even if the first may have been made."""
+        self._waits = delays(seconds)
+        self._keyed = keyed
+        self._unknown: OutcomeUnknown | None = None
+
+    def wait(self, error: DalError) -> float:
+        """How many seconds to wait before the next attempt. Raises what is to leave, if there is to be none."""
+        if self._keyed and isinstance(error, OutcomeUnknown):
+            self._unknown = error
+        # Unavailable says that nothing was changed; once a commit may have been made, only an answer can say so.
+        doubt = self._unknown if isinstance(error, (OutcomeUnknown, Unavailable)) else None
+        delay = next(self._waits, None) if doubt or may_run_again(error) else None
+        if delay is None:
+            raise doubt or error
+        return delay
 
 
 # --- the transaction a caller is in -----------------------------------------------------------------------------------

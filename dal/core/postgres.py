@@ -28,7 +28,7 @@ from psycopg.raw_cursor import AsyncRawCursor
 from psycopg.types.json import set_json_loads
 
 from dal.core.catalog import Catalog, Query
-from dal.core.face import Method, Options, Started, delays, enter, leave, may_run_again, refuse_nested
+from dal.core.face import Method, Options, Retries, Started, enter, leave, refuse_nested
 from dal.errors import (
     Closed,
     Conflict,
@@ -514,16 +514,17 @@ class _Core:
         async with self.savepoint(unit):
             return await started.resume(unit)
 
-    async def retry(self, attempt: Callable[[], Coroutine[Any, Any, T]]) -> T:
-        """Run a whole transaction, and again after a collision, within the deadline."""
-        waits = delays(self.settings.postgres_deadline)
+    async def retry(self, attempt: Callable[[], Coroutine[Any, Any, T]], *, keyed: bool = False) -> T:
+        """Run a whole transaction, and again after a collision, within the deadline.
+
+        keyed: it has an idempotency key; then it is run again after a lost commit, too.
+        """
+        retries = Retries(self.settings.postgres_deadline, keyed=keyed)
         while True:
             try:
                 return await attempt()
             except DalError as error:
-                delay = next(waits, None)
-                if delay is None or not may_run_again(error):
-                    raise
+                delay = retries.wait(error)
             await self.wire.sleep(delay)
 
     @asynccontextmanager
@@ -602,13 +603,13 @@ class PostgresSync:
     def __call__(self, method: Method[Any, ..., T], store: Any, /, *args: Any, **kwargs: Any) -> T:
         return drive(self._core.run(method, store, args, kwargs))
 
-    def retry(self, attempt: Callable[[], T]) -> T:
-        """Run a whole transaction, and again after a collision, within the deadline."""
+    def retry(self, attempt: Callable[[], T], *, keyed: bool = False) -> T:
+        """Run a whole transaction, and again after a collision, within the deadline; keyed, after a lost commit too."""
 
         async def run() -> T:
             return attempt()
 
-        return drive(self._core.retry(run))
+        return drive(self._core.retry(run, keyed=keyed))
 
     def unit(self, options: Options) -> Driven:
         """An interactive transaction."""

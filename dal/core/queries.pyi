@@ -6,11 +6,24 @@ from uuid import UUID
 
 from dal.core.rows import Applied, Json
 from dal.core.schema import AppliedMigration, Damage, SchemaColumn, SchemaIndex, SchemaReference, ServerFacts
+from dal.stores.keys import Claim, Key
 from dal.stores.runs import Run
 from dal.stores.versions import Version
 from dal.stores.workflows import Event, Workflow
 
 class Queries:
+    async def claim_key(self, *, key: str, request_hash: str | None, now: datetime) -> Claim | None:
+        """keys.sql: Take a key for this transaction, or say what was stored under it. No row: another transaction had it, was waited for, and has committed since; the same statement, sent again, sees what it stored."""
+
+    async def update_key_result(self, *, key: str, result: Json) -> Key | None:
+        """keys.sql: Store what the transaction that claimed the key answers."""
+
+    async def get_key(self, *, key: str) -> Key | None:
+        """keys.sql: One key, and what was answered under it."""
+
+    async def delete_keys(self, *, before: datetime, limit: int) -> int:
+        """keys.sql: Forget the oldest keys that were claimed before a time. What another is deleting is left to it."""
+
     async def create_migrations_table(self) -> int:
         """meta.sql: The ledger of migrations; there before the first of them."""
 

@@ -18,7 +18,7 @@ from psycopg import RawCursor
 from dal.core.catalog import Catalog, Param, Query
 from dal.core.postgres import translate as translate_postgres
 from dal.core.rows import Dialect
-from dal.core.sqlite import translate as translate_sqlite
+from dal.core.sqlite_file import translate as translate_sqlite
 from dal.dal import MODELS_BY_NAME, connect, load_catalog
 from dal.errors import Invalid
 from dal.guard.capture import value_of

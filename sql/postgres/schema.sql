@@ -142,3 +142,14 @@ create table run_events (
     constraint run_events_pkey primary key (run_id, number),
     constraint run_events_run_fkey foreign key (run_id) references runs (id) on delete cascade
 );
+
+create table idempotency_keys (
+    key          text        collate "C" not null, -- compared as bytes, as in the other dialect: a key means nothing
+    request_hash text,
+    result       jsonb       not null,
+    created_at   timestamptz not null,
+    constraint idempotency_keys_pkey primary key (key),
+    constraint idempotency_keys_key_check check (octet_length(key) between 1 and 512)
+) with (fillfactor = 85);
+
+create index idempotency_keys_created_idx on idempotency_keys (created_at, key);

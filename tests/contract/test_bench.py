@@ -21,7 +21,8 @@ POSTGRES = [
 ]  # fmt: skip
 SQLITE = [
     "point read, sync", "point read, sync", "page of 50 runs, sync", "create version, sync", "point read, async",
-    "point read, async",
+    "point read, async", "100 writers, threads: throughput", "100 writers, asyncio: throughput",
+    "100 writers, gevent: throughput",
 ]  # fmt: skip
 
 

@@ -19,7 +19,7 @@ import dal
 from dal import CatalogError, Invalid, Settings
 from dal.core.catalog import Catalog, read_file, split_file, sql_root
 from dal.core.postgres import PostgresDoor
-from dal.core.sqlite import SqliteDoor
+from dal.core.sqlite_door import SqliteDoor
 from dal.core.tokens import Dialect
 from dal.dal import MODELS_BY_NAME, load_catalog
 

@@ -142,7 +142,7 @@ def test_an_old_terminal_is_no_reason_to_fail(tmp_path: Path) -> None:
         cwd=ROOT, env={**os.environ, "PYTHONIOENCODING": "ascii", "PYTHONUTF8": "0"}, capture_output=True, text=True,
     )  # fmt: skip
     assert (done.returncode, done.stderr) == (0, "")
-    assert r"gr\xf6\xdfe.db: migration 1 of 1" in done.stdout
+    assert r"gr\xf6\xdfe.db: migration " in done.stdout
 
 
 # --- which database ---------------------------------------------------------------------------------------------------
@@ -178,7 +178,8 @@ def test_status_apply_status(run: Run) -> None:
     assert not Path("new.db").exists()
     said = run("schema", "apply", *where)
     assert (said.status, said.err) == (0, "")
-    assert said.out == f"  applied  0001_workflows\nSQLite file new.db: migration {LATEST} of {LATEST}\n"
+    applied = "".join(f"  applied  {migration.label}\n" for migration in migrations("sqlite"))
+    assert said.out == f"{applied}SQLite file new.db: migration {LATEST} of {LATEST}\n"
     said = run("schema", "apply", *where)
     assert said == Said(0, f"SQLite file new.db: migration {LATEST} of {LATEST}, nothing to do\n", "")
     said = run("schema", "status", *where)

@@ -14,11 +14,11 @@ import pytest
 import dal
 from dal import DalError, errors
 from dal.core.face import Method
-from dal.stores import runs, versions, workflows
+from dal.stores import keys, runs, versions, workflows
 
 PACKAGE = Path(dal.__file__).parent
 STORES = sorted((PACKAGE / "stores").glob("*.py"))
-STORE_CLASSES = (workflows.Workflows, versions.Versions, runs.Runs)
+STORE_CLASSES = (workflows.Workflows, versions.Versions, runs.Runs, keys.Keys, keys.Claims)
 ERRORS = {name for name, value in vars(errors).items() if isinstance(value, type) and issubclass(value, DalError)}
 
 # Where SQL may be composed: the machine, the guards, and the way from one database to the other.

@@ -37,7 +37,7 @@ from dal.core.rows import (
     encoder,
     field_kinds,
 )
-from dal.core.sqlite import SqliteDoor
+from dal.core.sqlite_door import SqliteDoor
 from dal.dal import MODELS_BY_NAME
 from dal.stores.versions import graph_hash
 

@@ -279,13 +279,13 @@ def test_a_lost_row_of_the_ledger_is_named(url: str, copy: Copy) -> None:
 
 
 def test_a_missing_or_misnamed_file_is_refused_by_name(url: str, dialect: Dialect, copy: Copy) -> None:
-    first = copy.migration(dialect, "0001_workflows.sql")
-    gone = first.rename(first.with_name("0002_workflows.sql"))
+    last = copy.migration(dialect, f"{LABELS[-1]}.sql")
+    gone = last.rename(last.with_name(f"{LATEST + 1:04}_later.sql"))
     status, said = copy.run("schema", "status", "--url", url)
-    assert (status, f"{gone.name} is out of order: expected 0001_name.sql" in said) == (1, True), said
-    gone.rename(first.with_name("1_workflows.sql"))
+    assert (status, f"{gone.name} is out of order: expected {LATEST:04}_name.sql" in said) == (1, True), said
+    gone.rename(last.with_name(f"{LATEST}_short.sql"))
     status, said = copy.run("schema", "status", "--url", url)
-    assert (status, "1_workflows.sql is out of order: expected 0001_name.sql" in said) == (1, True), said
+    assert (status, f"{LATEST}_short.sql is out of order: expected {LATEST:04}_name.sql" in said) == (1, True), said
 
 
 def test_line_ends_of_another_system_are_no_edit(url: str, dialect: Dialect, copy: Copy) -> None:

@@ -91,7 +91,7 @@ def test_the_file_and_the_folder_made_for_it_are_for_their_owner_alone(tmp_path:
             found = {name.name: mode(name) for name in path.parent.iterdir()}
     finally:
         os.umask(before)
-    assert found == {"dal.db": 0o600, "dal.db-wal": 0o600, "dal.db-shm": 0o600}
+    assert found == dict.fromkeys(["dal.db", "dal.db-lock", "dal.db-shm", "dal.db-wal"], 0o600)
     assert mode(path.parent) == 0o700
 
 
@@ -107,7 +107,7 @@ def test_any_name_is_the_name_of_the_file(name: str, tmp_path: Path) -> None:
         settings = Settings.from_url(url) if url else Settings(backend="sqlite", sqlite_path=tmp_path / name)
         with dal.connect(settings) as db:
             db.workflows.create("w", actor="ann")
-    assert [found.name for found in tmp_path.iterdir()] == [name]
+    assert sorted(found.name for found in tmp_path.iterdir()) == [name, f"{name}-lock"]
     with opened(tmp_path / name) as db:
         assert len(db.workflows.list().items) == 2
 
@@ -361,7 +361,7 @@ def test_what_was_written_is_there_after_reopening_and_the_log_is_folded_in(path
         workflow = db.workflows.create("w", actor="ann", tags=["a"])
         version = db.versions.create(workflow.id, {"n": 1}, actor="ann")
         assert path.with_name("dal.db-wal").stat().st_size > 0
-    assert [found.name for found in path.parent.iterdir()] == ["dal.db"]
+    assert sorted(found.name for found in path.parent.iterdir()) == ["dal.db", "dal.db-lock"]
     with opened(path) as db:
         assert db.workflows.get(workflow.id) == workflow
         assert db.versions.latest(workflow.id) == version

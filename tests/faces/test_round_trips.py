@@ -15,6 +15,7 @@ import pytest
 
 import dal
 from dal import Dal, Sync
+from dal.stores.keys import Keys
 from dal.stores.runs import Runs
 from dal.stores.versions import Versions
 from dal.stores.workflows import Workflows
@@ -111,6 +112,11 @@ def a_life(db: Dal[Sync], call: Account) -> None:
     call("runs.list", partial(db.runs.list, id, limit=1))
     call("runs.list: by status", partial(db.runs.list, id, status="failed"))
     call("runs.events", partial(db.runs.events, run.id))
+
+    db.transact(lambda tx: "done", key=handle)
+    call("keys.get", partial(db.keys.get, handle))
+    call.refused("keys.get", partial(db.keys.get, "none"), dal.KeyNotFound)
+    call("keys.prune", partial(db.keys.prune, dal.dal.utc_now(), limit=1))
     call("health", db.health)
 
 
@@ -119,7 +125,7 @@ def test_every_method_is_one_round_trip(db: Dal[Sync], proxy: Proxy) -> None:
         a_life(db, Account(proxy))
     call = Account(proxy)
     a_life(db, call)
-    stores = {"workflows": Workflows, "versions": Versions, "runs": Runs}
+    stores = {"workflows": Workflows, "versions": Versions, "runs": Runs, "keys": Keys}
     methods = {f"{store}.{name}" for store, kind in stores.items() for name in vars(kind) if not name.startswith("_")}
     assert methods - {name.partition(":")[0] for name in call.trips} == set(), "these are not measured"
     assert {name: count for name, count in call.trips.items() if count != 1} == {}, "these take more than one"
@@ -148,6 +154,18 @@ def test_a_transaction_is_a_round_trip_more_for_its_begin_and_one_for_its_end(db
         db.transact(lambda tx: tx.runs.create(id, actor="a"))
     assert trips.count == 3, f"BEGIN, one statement and COMMIT took {trips.count}"
 
+    work = partial(db.transact, lambda tx: str(tx.runs.create(id, actor="a").id))
+    for number in range(WARM):
+        work(key=f"warm {number}")
+    with proxy.trips() as trips:
+        first = work(key="k")
+    assert trips.count == 5, f"BEGIN, the key, one statement, the answer and COMMIT took {trips.count}"
+    for _ in range(WARM):
+        work(key="k")
+    with proxy.trips() as trips:
+        assert work(key="k") == first
+    assert trips.count == 3, f"BEGIN, the key and COMMIT took {trips.count}"
+
     def give_up() -> None:
         with db.transaction() as tx:
             tx.runs.create(id, actor="a")
@@ -172,6 +190,8 @@ def test_an_argument_that_is_refused_takes_no_round_trip(db: Dal[Sync], proxy: P
             partial(stores.versions.create, uuid4(), {"a": {1, 2}}, actor="a"),
             partial(stores.workflows.create, "", actor="a"),
             partial(stores.transaction, isolation="chaos"),
+            partial(stores.transact, str, key=""),
+            partial(stores.transact, str, key="k", request={1, 2}),
         ):
             with pytest.raises(dal.Invalid):
                 call()

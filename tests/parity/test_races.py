@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import json
-import subprocess
-import sys
 import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, suppress
+from contextlib import suppress
 from functools import partial
-from pathlib import Path
 from typing import Any, TypeVar, cast
 
 import pytest
@@ -33,6 +29,7 @@ from dal import (
 )
 from tests.cells import PATIENCE, Cell, MakeDb, together
 from tests.parity.make import a_run, a_version, a_workflow, all_pages, trail
+from tests.parity.processes import create_version, in_processes
 
 T = TypeVar("T")
 Job = Callable[[], T]
@@ -87,24 +84,8 @@ def test_two_databases_on_both_faces_create_versions_without_a_gap(db: Dal[Sync]
 
 def test_4_processes_create_versions_1_to_64(db: Dal[Sync], cell: Cell, url: str) -> None:
     workflow = a_workflow(db)
-    command = [sys.executable, "-m", "tests.parity.creator", url, cell.face, str(workflow.id), "16"]
-    root = Path(__file__).parents[2]
-    with ExitStack() as stack:
-        children = [
-            stack.enter_context(
-                subprocess.Popen(command, cwd=root, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-            )
-            for _ in range(4)
-        ]
-        for child in children:
-            assert child.stdout
-            assert child.stdout.readline() == "ready\n"
-        for child in children:
-            assert child.stdin
-            child.stdin.write("go\n")
-            child.stdin.flush()
-        numbers = [json.loads(child.communicate(timeout=PATIENCE)[0]) for child in children]
-    assert sorted([number for answer in numbers for number in answer], key=str) == sorted(range(1, 65), key=str)
+    numbers = in_processes(url, cell.face, create_version, str(workflow.id), 16)
+    assert sorted(numbers, key=str) == sorted(range(1, 65), key=str)
     assert numbers_of_events(db, workflow.id) == list(range(1, 66))
 
 

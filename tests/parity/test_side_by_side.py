@@ -17,7 +17,7 @@ import os
 import re
 import sqlite3
 from collections.abc import Callable, Iterator, Sequence
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any, ClassVar, NamedTuple
 from uuid import UUID
 
@@ -36,12 +36,15 @@ from hypothesis.stateful import (
 )
 from msgspec import Struct
 
-from dal import Dal, DalError, Page, Settings, Sync
+from dal import Dal, DalError, Page, RunNotFound, Settings, Sync
 from dal.stores.versions import graph_hash
 from tests.cells import Clock, Face, Loop, open_db
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
-TABLES = ("run_events", "runs", "workflow_versions", "workflow_events", "workflow_tags", "workflows", "own")
+TABLES = (
+    "run_events", "runs", "workflow_versions", "workflow_events", "workflow_tags", "workflows",
+    "idempotency_keys", "own",
+)  # fmt: skip
 IS_LONG = os.environ.get("HYPOTHESIS_PROFILE") == "long"
 PROFILE = settings(
     max_examples=1500 if IS_LONG else 100,
@@ -134,6 +137,7 @@ HANDLE = st.sampled_from(["a", "A", "b", "c-1", None])
 TAGS = st.lists(st.sampled_from(["x", "X ", "y", "%", "É", "e\u0301", "_", "z" * 512]), max_size=4)
 ACCESS = st.sampled_from(["personal", "authenticated", "workspace"])
 KEY = st.sampled_from([None, "k1", "k2", "'"])
+TRANSACTION_KEYS = ["k1", "k2", "K1", "é", "e\u0301", "'"]
 NUMBER = st.sampled_from([1, 1, 2, 2, 3, 4, 0, 2**63 - 1])
 LIMIT = st.sampled_from([1, 2, 3, 5, 50, 500])
 LEAF = st.one_of(
@@ -170,6 +174,7 @@ BAD_CALLS: Sequence[tuple[str, str, tuple[Any, ...], dict[str, Any]]] = (
     ("text", "workflows.list", (), {"tag": "?"}),
     ("text", "versions.create", ("workflow", {}), {"actor": "ann", "notes": "?"}),
     ("text", "runs.create", ("workflow",), {"actor": "ann", "idempotency_key": "?"}),
+    ("text", "keys.get", ("?",), {}),
     ("text", "runs.fail", ("run", "?"), {"actor": "ann"}),
     ("text", "runs.cancel", ("run",), {"actor": "?"}),
     ("text", "runs.list", ("workflow",), {"status": "?"}),
@@ -202,6 +207,7 @@ BAD_CALLS: Sequence[tuple[str, str, tuple[Any, ...], dict[str, Any]]] = (
     ("cursor", "versions.list", ("workflow",), {"after": "?"}),
     ("cursor", "runs.events", ("run",), {"after": "?"}),
     ("limit", "workflows.list", (), {"limit": "?"}),
+    ("limit", "keys.prune", (START,), {"limit": "?"}),
     ("limit", "runs.list", ("workflow",), {"limit": "?"}),
 )
 
@@ -671,6 +677,35 @@ class Machine(RuleBasedStateMachine):
             kinds.append((type(caught.value).__name__, getattr(caught.value, "found", None)))
         assert kinds[0] == kinds[1], f"transact, failing: SQLite {kinds[0]}, PostgreSQL {kinds[1]}"
 
+    # --- idempotency keys ---
+
+    @precondition(lambda self: not self.blocks)
+    @rule(
+        key=st.sampled_from(TRANSACTION_KEYS),
+        request=st.sampled_from([None, None, {}, {"n": 1}, {"n": 1.0}]),
+        answer=JSON,
+        fails=st.sampled_from([False, False, False, True]),
+    )
+    def transact_under_a_key(self, key: str, request: Any, answer: Any, fails: bool) -> None:
+        def work(tx: Any) -> Any:
+            tx.connection.execute("insert into own values (10)")
+            if fails:
+                raise RunNotFound("mine")
+            return answer
+
+        self.try_both(
+            f"transact({key!r}, {request}) answers {answer!r}, fails {fails}",
+            lambda side: self.sides.dbs[side].transact(work, key=key, request=request),
+        )
+
+    @rule(key=st.sampled_from(TRANSACTION_KEYS))
+    def get_key(self, key: str) -> None:
+        self.both("keys.get", key)
+
+    @rule(seconds=st.sampled_from([-3600, 0, 0.000001, 3600]), limit=st.sampled_from([1, 1, 2, 1000]))
+    def prune(self, seconds: float, limit: int) -> None:
+        self.both("keys.prune", self.sides.clock() + timedelta(seconds=seconds), limit=limit)
+
     # --- the end ---
 
     def teardown(self) -> None:
@@ -692,6 +727,8 @@ class Machine(RuleBasedStateMachine):
                     self.walk(listed, Ref(name))
             elif name.startswith("run"):
                 self.walk("runs.events", Ref(name))
+        for key in TRANSACTION_KEYS:
+            self.both("keys.get", key)
         own = [connection.execute("select n from own order by n").fetchall() for connection in self.sides.raw]
         assert own[0] == own[1], f"the application's own table: SQLite {own[0]}, PostgreSQL {own[1]}"
         sent = [

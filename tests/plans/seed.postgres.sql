@@ -58,3 +58,8 @@ select r.id, e.number, r.triggered_by,
        case e.number when 1 then 'created' when 2 then 'started' else r.status end, r.created_at, '{}'
   from runs r cross join generate_series(1, r.last_event) as e (number)
  order by r.id, e.number;
+
+insert into idempotency_keys (key, request_hash, result, created_at)
+select 'order-' || n, case when n % 2 = 0 then 'v1:' || lpad(to_hex(n % 100), 64, '0') end,
+       jsonb_build_object('run', n), timestamptz '2026-02-01T00:00:00Z' + n * interval '1 second'
+  from generate_series(1, 2000 * :scale) as n;

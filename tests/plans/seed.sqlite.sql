@@ -72,3 +72,9 @@ select r.id, e.value, r.triggered_by,
   from runs r cross join json_each('[1, 2, 3]') as e
  where e.value <= r.last_event
  order by r.id, e.value;
+
+insert into idempotency_keys (key, request_hash, result, created_at)
+with recursive s (n) as (select 1 union all select n + 1 from s where n < 2000 * :scale)
+select 'order-' || n, case when n % 2 = 0 then printf('v1:%064x', n % 100) end, json_object('run', n),
+       strftime('%Y-%m-%dT%H:%M:%S.000000Z', '2026-02-01', n || ' seconds')
+  from s;

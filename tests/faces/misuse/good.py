@@ -47,6 +47,8 @@ def blocking(db: Dal[Sync], run_id: UUID) -> None:
         with tx.transaction() as inner:
             assert_type(inner.runs.succeed(run_id, {"answer": [1, 2.5, None]}, actor="a"), Run)
     assert_type(db.transact(lambda tx: tx.runs.get(run_id).name), str | None)
+    assert_type(db.transact(lambda tx: tx.runs.get(run_id).name, key="k", request={"n": 1}), str | None)
+    assert_type(db.keys.get("k").key, str)
     mine: Reports[Sync] = Reports(db._runner, db.clock)
     assert_type(mine.begin(run_id, actor="b"), bool)
     assert_type(mine.all_numbers(run_id), Sequence[int])

@@ -1,0 +1,73 @@
+"""Processes of their own for tests of races: ``python -m tests.parity.processes URL FACE WHAT ARGUMENT COUNT``.
+
+Each says when it is ready, waits for a line, does the same thing that many times at once, and prints the answers as
+JSON.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+from dal import Dal, DalError, Settings, Sync, Tx
+from dal.dal import utc_now
+from tests.cells import PATIENCE, Face, Loop, open_db, together
+
+
+def create_version(db: Dal[Sync], workflow: str) -> int:
+    """Answers its number."""
+    return db.versions.create(UUID(workflow), {"by": "another process"}, actor="ann").number
+
+
+def create_once(db: Dal[Sync], key: str) -> str:
+    """Create a workflow under an idempotency key; answers its id."""
+
+    def work(tx: Tx[Sync]) -> str:
+        return str(tx.workflows.create("by another process", actor="ann").id)
+
+    return db.transact(work, key=key)
+
+
+WHAT: dict[str, Callable[[Dal[Sync], str], Any]] = {each.__name__: each for each in (create_version, create_once)}
+
+
+def in_processes(url: str, face: Face, what: Callable[[Dal[Sync], str], object], argument: str, count: int) -> Any:
+    """What it answered, ``count`` times at once in each of four processes; errors of ours as text."""
+    command = [sys.executable, "-m", "tests.parity.processes", url, face, what.__name__, argument, str(count)]
+    root = Path(__file__).parents[2]
+    with ExitStack() as stack:
+        children = [
+            stack.enter_context(
+                subprocess.Popen(command, cwd=root, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+            )
+            for _ in range(4)
+        ]
+        for child in children:
+            assert child.stdout
+            assert child.stdout.readline() == "ready\n"
+        for child in children:
+            assert child.stdin
+            child.stdin.write("go\n")
+            child.stdin.flush()
+        return [answer for child in children for answer in json.loads(child.communicate(timeout=PATIENCE)[0])]
+
+
+def main(url: str, face: str, what: str, argument: str, count: str) -> None:
+    loop = Loop()
+    db = open_db(Settings.from_url(url), "async" if face == "async" else "sync", utc_now, loop)
+    print("ready", flush=True)
+    sys.stdin.readline()
+    answers = together([lambda: WHAT[what](db, argument)] * int(count))
+    db.close()
+    loop.close()
+    print(json.dumps([repr(answer) if isinstance(answer, DalError) else answer for answer in answers]))
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
