@@ -50,11 +50,13 @@ class Maker:
         request: Json = {
             "method": self._request.method,
             "path": self._request.url.path,
-            "actor": self._actor,
+            "actor": self._actor,  # two may be spelled alike in the key
             "body": await self._request.json() if await self._request.body() else None,
         }
         with repeatable(self._key):
-            return StructResponse(await self._db.transact(answer, key=self._key, request=request), status)
+            # All keys of a database are one namespace, which other clients and programs use too.
+            key = f"http:{self._actor}:{self._key}"
+            return StructResponse(await self._db.transact(answer, key=key, request=request), status)
 
 
 Once = Annotated[Maker, Depends()]

@@ -6,8 +6,8 @@ import asyncio
 import logging
 import os
 import signal
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Coroutine, Iterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Coroutine, Iterator, Sequence
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Annotated, Any
 from uuid import UUID
@@ -544,6 +544,12 @@ def test_a_server_is_not_ready_while_postgresql_is_down_and_is_again_afterwards(
         use(an_app(url), work)
 
 
+def send(sign: signal.Signals, pids: Sequence[int]) -> None:
+    for pid in pids:
+        with suppress(ProcessLookupError):  # a worker of the server that had just come to its end
+            os.kill(pid, sign)
+
+
 def test_a_frozen_postgresql_is_asked_once_however_often_readiness_is() -> None:
     with Server.start() as server:
         url = server.create_database("app")
@@ -554,15 +560,13 @@ def test_a_frozen_postgresql_is_asked_once_however_often_readiness_is() -> None:
             assert (await web.get("/ready")).status_code == 200
             before = app.state.dal.calls["get_schema_version"]
             frozen = server.processes()
-            for pid in frozen:
-                os.kill(pid, signal.SIGSTOP)
+            send(signal.SIGSTOP, frozen)
             try:
                 async with asyncio.timeout(20):  # the bound is 0.5 s; without it the deadline would be, 35 s
                     answers = await asyncio.gather(*(web.get("/ready") for _ in range(20)))
                     answers.append(await web.get("/ready"))
             finally:
-                for pid in frozen:
-                    os.kill(pid, signal.SIGCONT)
+                send(signal.SIGCONT, frozen)
             assert {problem(answer)["type"] for answer in answers} == {"urn:workflow-dal:unavailable"}
             assert app.state.dal.calls["get_schema_version"] == before + 1
 
