@@ -110,8 +110,13 @@ class Client:
         self._port = port
         self._streams: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
 
-    async def request(self, method: str, path: str, body: object, headers: Mapping[str, str]) -> Answer:
-        """One request and its answer. Raises ConnectionError when refused, or cut off before the answer was whole."""
+    async def request(
+        self, method: str, path: str, body: object, headers: Mapping[str, str], *, hang_up: bool = False
+    ) -> Answer:
+        """One request and its answer. Raises ConnectionError when refused, or cut off before the answer was whole.
+
+        hang_up: close the connection when the request is sent, as a client that loses its network seems to.
+        """
         sent = b"" if body is None else json.dumps(body).encode()
         kind = {"content-type": "application/json"} if sent else {}
         lines = {"host": f"127.0.0.1:{self._port}", "content-length": str(len(sent)), **kind, **headers}
@@ -122,6 +127,8 @@ class Client:
         try:
             writer.write(f"{head}\r\n".encode() + sent)
             await writer.drain()
+            if hang_up:
+                raise ConnectionAbortedError("closed by the client")
             status, *rest = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1").splitlines()
             told = {name.lower(): value.strip() for name, _, value in (line.partition(":") for line in rest if line)}
             answer = Answer(

@@ -30,6 +30,7 @@ from fastapi.requests import HTTPConnection, Request
 from fastapi.responses import JSONResponse, Response
 from msgspec.structs import replace
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 from starlette.types import Lifespan
 
 from dal.adapters.problems import MEDIA_TYPE, Fault, Problem, invalid_request, problem_of
@@ -140,6 +141,7 @@ def add_problem_handlers(app: FastAPI) -> None:
     app.add_exception_handler(DalError, _answer_ours)
     app.add_exception_handler(RequestValidationError, _answer_invalid)
     app.add_exception_handler(HTTPException, _answer_http)
+    app.add_exception_handler(ClientDisconnect, _answer_nobody)
     app.add_exception_handler(Exception, _answer_unexpected)
 
 
@@ -164,6 +166,11 @@ async def _answer_http(request: Request, error: Exception) -> Response:
     if not isinstance(error.detail, str) or error.status_code < 400:
         return await http_exception_handler(request, error)
     return ProblemResponse(_blank(request, error.status_code, error.detail), error.headers)
+
+
+async def _answer_nobody(request: Request, error: Exception) -> Response:
+    # What FastAPI answers, where it reads the body itself: a client that hung up is no error of the server.
+    return ProblemResponse(_blank(request, 400, "The client hung up before its request was whole."))
 
 
 async def _answer_unexpected(request: Request, error: Exception) -> Response:

@@ -15,7 +15,7 @@ from uuid import UUID
 import httpx
 import msgspec
 import pytest
-from fastapi import Body, FastAPI, HTTPException, WebSocket
+from fastapi import Body, FastAPI, HTTPException, Request, WebSocket
 from fastapi.responses import Response
 from starlette.types import Message, Receive, Scope, Send
 
@@ -227,6 +227,26 @@ def test_a_request_of_the_wrong_form_is_told_where_and_not_what_it_held() -> Non
     assert SECRET not in str(told)
     broken = problem(ask(app, "POST", "/?limit=1", content=b'{"a": ', headers={"content-type": "application/json"}))
     assert (broken["status"], broken["path"]) == (422, "body[6]")
+
+
+def test_a_client_that_hangs_up_while_its_request_is_read_is_no_error_of_the_server() -> None:
+    app = FastAPI()
+    add_problem_handlers(app)
+    sent: list[Message] = []
+
+    @app.post("/")
+    async def read(request: Request) -> None:
+        await request.body()
+
+    async def receive() -> Message:
+        return {"type": "http.disconnect"}
+
+    async def send(message: Message) -> None:
+        sent.append(message)
+
+    scope = {"type": "http", "method": "POST", "path": "/", "headers": [], "query_string": b""}
+    asyncio.run(app(scope, receive, send))  # an unexpected error would be raised here, to be logged by the server
+    assert sent[0]["status"] == 400
 
 
 def test_an_error_in_a_web_socket_closes_it_and_is_raised_to_its_server() -> None:

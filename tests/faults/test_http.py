@@ -1,7 +1,8 @@
 """A hundred HTTP clients, and the server in front of the database and the database itself restarted under them.
 
-A client that is refused, cut off, or told 503 sends the same request again, under the same key. So every write of a
-scenario is acknowledged in the end, and what is stored afterwards must be exactly that.
+A client that is refused, cut off, or told 503 sends the same request again, under the same key, and now and then one
+hangs up before the answer and does so, too. So every write of a scenario is acknowledged in the end, and what is stored
+afterwards must be exactly that.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from tests.server import Server
 
 CLIENTS = 100
 REQUESTS = 10  # of one scenario
+HANGS_UP = 10  # one write in so many is sent twice, the first time by a client that does not wait for the answer
 PATIENCE = 30.0  # seconds; a request that takes longer hangs
 
 
@@ -42,6 +44,7 @@ class Users:
     def __init__(self) -> None:
         self.acknowledged: list[Acknowledged] = []
         self.answers: Counter[int] = Counter()
+        self.writes = 0
         self.cut_off = 0
         self.hung = 0
         self.successes = 0
@@ -55,11 +58,19 @@ class Users:
 
     async def send(self, web: Client, method: str, path: str, status: int, body: object = None) -> Any:
         """One request, sent until it is answered. A write is sent under a key, which stays the same."""
-        headers = {} if method == "GET" else {"Idempotency-Key": str(uuid4()), "X-Actor": "tester"}
+        headers: dict[str, str] = {}
+        hang_up = False
+        if method != "GET":
+            headers = {"Idempotency-Key": str(uuid4()), "X-Actor": "tester"}
+            self.writes += 1
+            hang_up = self.writes % HANGS_UP == 0
         while True:
             try:
                 async with asyncio.timeout(PATIENCE):
-                    answer = await web.request(method, path, body, headers)
+                    answer = await web.request(method, path, body, headers, hang_up=hang_up)
+            except ConnectionAbortedError:
+                hang_up = False  # sent again at once, while the server may still be at it
+                continue
             except ConnectionError:
                 self.cut_off += 1
                 await asyncio.sleep(0.2)  # a hundred that come sooner keep the server from starting
