@@ -62,7 +62,7 @@ select execution_id, workflow_id, inputs, runnable_config, tags, callbacks, meta
 
 -- name: find_executions(workflow_id, metadata, after_at, after_id, limit)
 -- differs: SQLite has no @>. w holds the terms of the object asked for, leaves alone, since they imply the rest; rough
--- where having them is not yet containing it. d is the rarest of them, the one whose newest thousand reach back furthest:
+-- where having them is not yet containing it. d is the rarest of them, the one whose newest hundred reach back furthest:
 -- its executions are walked in the order of the page, those that lack another term are passed by, and where it is rough
 -- the documents themselves are compared. That is done from the leaves up: g holds, for each value asked for, the places
 -- in an execution's metadata that contain it, as id, parent and key of json_tree.
@@ -94,7 +94,7 @@ with recursive n (path, type, value) as (
                         where o.workflow_id = :workflow_id and o.term = w.term
                           and (o.started_at, o.execution_id) < (:after_at, :after_id)
                         order by o.started_at desc, o.execution_id desc, o.term
-                        limit 1000) c),
+                        limit 100) c),
               w.term
      limit 1
 ), f (id, parent, key, type, atom, children, turn) as materialized (

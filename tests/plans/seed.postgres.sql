@@ -28,7 +28,7 @@ select w.id, e.number, 'user-' || (e.number % 40), case e.number when 1 then 'cr
  order by w.id, e.number;
 
 insert into workflow_versions (id, workflow_id, number, graph, graph_hash, metadata, created_at, created_by, updated_at)
-select ('01a00000-0000-7000-8000-' || lpad(to_hex(n * 100000 + v.number), 12, '0'))::uuid,
+select ('01a00000-0000-7000-8000-' || lpad(to_hex(n::bigint * 100000 + v.number), 12, '0'))::uuid,
        ('01900000-0000-7000-8000-' || lpad(to_hex(n), 12, '0'))::uuid, v.number,
        jsonb_build_object('nodes', jsonb_build_array('start', 'step-' || v.number, 'end')),
        'v1:' || lpad(to_hex(v.number % 100), 64, '0'), '{}',
@@ -41,7 +41,7 @@ insert into runs (id, workflow_id, version_id, status, triggered_by, inputs, tag
                   last_event, created_at, started_at, completed_at, updated_at)
 select ('01b00000-0000-7000-8000-' || lpad(to_hex(m), 12, '0'))::uuid,
        ('01900000-0000-7000-8000-' || lpad(to_hex(n), 12, '0'))::uuid,
-       ('01a00000-0000-7000-8000-' || lpad(to_hex(n * 100000 + 1), 12, '0'))::uuid,
+       ('01a00000-0000-7000-8000-' || lpad(to_hex(n::bigint * 100000 + 1), 12, '0'))::uuid,
        status, 'user-' || (m % 40), jsonb_build_object('order', m), '[]', '[]', '{}',
        case when m % 3 = 0 then 'key-' || m end, case status when 'pending' then 1 when 'running' then 2 else 3 end,
        at, case when status <> 'pending' then at end, case when status not in ('pending', 'running') then at end, at
@@ -71,18 +71,18 @@ insert into executions (execution_id, workflow_id, inputs, runnable_config, tags
                         started_at, completed_at, error, trace_started_at, trace_completed_at, trace_last_span_at,
                         step_count)
 select 'execution-' || m, 'flow-' || n, jsonb_build_object('order', m), null, '[]', '[]',
-       jsonb_build_object('env', case m / 10 % 2 when 0 then 'production' else 'test' end,
-                          'customer', 'customer-' || (m / 10) % (20 * :scale), 'order', m,
-                          'labels', jsonb_build_array(jsonb_build_object('name', 'label-' || m % 7, 'value', m % 3))),
+       jsonb_build_object('env', case m / 10 % 2 when 0 then 'production' else 'test' end, 'order', m,
+                          'labels', jsonb_build_array(jsonb_build_object('name', 'label-' || (m % 7), 'value', m % 3)),
+                          'customer', 'customer-' || ((m / 10) % (50 * :scale))),
        null, status, at, case when status <> 'running' then at + interval '1 minute' end,
        case when status in ('error', 'cancelled') then 'why' end, case when steps > 0 then at end,
        case when steps > 0 and status <> 'running' then at + interval '1 minute' end, case when steps > 0 then at end, steps
-  from generate_series(1, 4000 * :scale) as m
+  from generate_series(1, 10000 * :scale) as m
  cross join lateral (
        select case when m % 2 = 0 then 1 + (m / 2) % 5 else 6 + (m / 2) % (1000 * :scale - 5) end as n,
               case when (m / 10) % 20 < 13 then 'completed' when (m / 10) % 20 < 16 then 'error'
                    when (m / 10) % 20 < 17 then 'cancelled' else 'running' end as status,
-              case m when 170 then 1500 * :scale else m % 3 end as steps,
+              case m when 170 then 5000 * :scale else m % 3 end as steps,
               timestamptz '2026-02-01T00:00:00Z' + m * interval '1 second' as at) as r;
 
 insert into execution_steps (execution_id, idx, at, payload)

@@ -85,20 +85,20 @@ select 'order-' || n, case when n % 2 = 0 then printf('v1:%064x', n % 100) end, 
 insert into executions (execution_id, workflow_id, inputs, runnable_config, tags, callbacks, metadata, run_name, status,
                         started_at, completed_at, error, trace_started_at, trace_completed_at, trace_last_span_at,
                         step_count)
-with recursive s (m) as (select 1 union all select m + 1 from s where m < 4000 * :scale),
+with recursive s (m) as (select 1 union all select m + 1 from s where m < 10000 * :scale),
 r as (
     select m, case when m % 2 = 0 then 1 + (m / 2) % 5 else 6 + (m / 2) % (1000 * :scale - 5) end as n,
            case when (m / 10) % 20 < 13 then 'completed' when (m / 10) % 20 < 16 then 'error'
                 when (m / 10) % 20 < 17 then 'cancelled' else 'running' end as status,
-           case m when 170 then 1500 * :scale else m % 3 end as steps,
+           case m when 170 then 5000 * :scale else m % 3 end as steps,
            strftime('%Y-%m-%dT%H:%M:%S.000000Z', '2026-02-01', m || ' seconds') as at,
            strftime('%Y-%m-%dT%H:%M:%S.000000Z', '2026-02-01', (m + 60) || ' seconds') as ended
       from s
 )
 select 'execution-' || m, 'flow-' || n, json_object('order', m), null, '[]', '[]',
-       json_object('env', case m / 10 % 2 when 0 then 'production' else 'test' end,
-                   'customer', 'customer-' || (m / 10) % (20 * :scale), 'order', m,
-                   'labels', json_array(json_object('name', 'label-' || m % 7, 'value', m % 3))),
+       json_object('env', case m / 10 % 2 when 0 then 'production' else 'test' end, 'order', m,
+                   'labels', json_array(json_object('name', 'label-' || (m % 7), 'value', m % 3)),
+                   'customer', 'customer-' || ((m / 10) % (50 * :scale))),
        null, status, at, case when status <> 'running' then ended end,
        case when status in ('error', 'cancelled') then 'why' end, case when steps > 0 then at end,
        case when steps > 0 and status <> 'running' then ended end, case when steps > 0 then at end, steps
