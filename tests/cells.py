@@ -12,7 +12,7 @@ import inspect
 import os
 import threading
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextvars import copy_context
 from dataclasses import dataclass
@@ -204,7 +204,16 @@ class Blocking:
 
     def _call(self, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         answer = self._loop.run(lambda: function(*args, **kwargs))
+        if isinstance(answer, AsyncIterator):
+            return self._items(answer)
         return Blocking(answer, self._loop) if isinstance(answer, psycopg.AsyncCursor) else answer
+
+    def _items(self, items: AsyncIterator[Any]) -> Iterator[Any]:
+        while True:
+            try:
+                yield self._loop.run(items.__anext__)
+            except StopAsyncIteration:
+                return
 
     def transaction(self, **options: Any) -> Block:
         """The block of a transaction, or of a savepoint."""

@@ -61,9 +61,7 @@ select execution_id, workflow_id, inputs, runnable_config, tags, callbacks, meta
 select execution_id, workflow_id, inputs, runnable_config, tags, callbacks, metadata, run_name, status, started_at,
        completed_at, error, trace_id, trace_started_at, trace_completed_at, trace_last_span_at, step_count
   from executions
- where workflow_id = :workflow_id
-   and jsonb_set(jsonb_object(array['workflow', workflow_id, 'metadata', '']), '{metadata}', metadata)
-       @> jsonb_set(jsonb_object(array['workflow', :workflow_id, 'metadata', '']), '{metadata}', :metadata)
+ where workflow_id = :workflow_id and metadata @> :metadata
    and (started_at, execution_id) < (:after_at, :after_id)
  order by started_at desc, execution_id desc
  limit :limit;

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any, TypeVar
 from uuid import UUID
 
-from dal import Dal, Page, Run, Sync, Version, Workflow
+from dal import Dal, Execution, Page, Run, Sync, Version, Workflow
 
 T = TypeVar("T")
 NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)
@@ -28,6 +29,14 @@ def a_run(db: Dal[Sync], version: Version | None = None, **given: Any) -> Run:
     """A pending run, of a new workflow by default."""
     version = version or a_version(db)
     return db.runs.create(version.workflow_id, version_id=version.id, actor="ann", **given)
+
+
+EXECUTIONS = itertools.count(1)
+
+
+def an_execution(db: Dal[Sync], workflow_id: str = "invoices", **given: Any) -> Execution:
+    """A running execution without steps; its id sorts behind those made before."""
+    return db.history.start(given.pop("execution_id", f"e{next(EXECUTIONS):08}"), workflow_id, **given)
 
 
 def all_pages(page: Callable[..., Page[T]], limit: int, between: Callable[[], object] | None = None) -> list[T]:

@@ -17,6 +17,7 @@ from uuid import UUID
 
 from dal import Dal, DalError, Settings, Sync, Tx
 from dal.dal import utc_now
+from dal.digests import uuid7
 from tests.cells import PATIENCE, Face, Loop, open_db, together
 
 
@@ -34,7 +35,20 @@ def create_once(db: Dal[Sync], key: str) -> str:
     return db.transact(work, key=key)
 
 
-WHAT: dict[str, Callable[[Dal[Sync], str], Any]] = {each.__name__: each for each in (create_version, create_once)}
+def append_step(db: Dal[Sync], execution: str) -> int:
+    """Answers its place."""
+    return db.history.append_step(execution, {"by": "another process"}).idx
+
+
+def append_to_a_fresh_one(db: Dal[Sync], prefix: str) -> int:
+    """Start an execution of its own, and append to it; answers the step's place."""
+    execution = db.history.start(f"{prefix}-{uuid7()}", "fresh").execution_id
+    return db.history.append_step(execution, {"by": "another process"}).idx
+
+
+WHAT: dict[str, Callable[[Dal[Sync], str], Any]] = {
+    each.__name__: each for each in (create_version, create_once, append_step, append_to_a_fresh_one)
+}
 
 
 def in_processes(url: str, face: Face, what: Callable[[Dal[Sync], str], object], argument: str, count: int) -> Any:

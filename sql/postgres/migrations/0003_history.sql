@@ -30,11 +30,7 @@ create index executions_workflow_started_idx on executions (workflow_id, started
 create index executions_workflow_status_started_idx
     on executions (workflow_id, status, started_at desc, execution_id desc);
 create index executions_completed_idx on executions (completed_at, execution_id) where completed_at is not null;
-
--- What find_executions asks: the metadata of one workflow's executions. The workflow is a value of the indexed document,
--- so that the index itself intersects the two; an index of the metadata alone finds those of all workflows first.
-create index executions_metadata_idx on executions using gin ((
-    jsonb_set(jsonb_object(array['workflow', workflow_id, 'metadata', '']), '{metadata}', metadata)) jsonb_path_ops);
+create index executions_metadata_idx on executions using gin (metadata jsonb_path_ops);
 
 create table execution_steps (
     execution_id text        collate "C" not null,
