@@ -12,7 +12,7 @@ import inspect
 import os
 import threading
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextvars import copy_context
 from dataclasses import dataclass
@@ -26,7 +26,7 @@ import psycopg
 
 import dal
 from dal import Dal, DalError, Settings
-from dal.core.face import Async, Store, Sync
+from dal.core.face import Async, Items, Store, Sync
 from dal.dal import load_catalog
 from dal.stores.runs import Run, RunStatus
 from tests.server import Server, installations
@@ -204,11 +204,11 @@ class Blocking:
 
     def _call(self, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         answer = self._loop.run(lambda: function(*args, **kwargs))
-        if isinstance(answer, AsyncIterator):
+        if isinstance(answer, Items):
             return self._items(answer)
         return Blocking(answer, self._loop) if isinstance(answer, psycopg.AsyncCursor) else answer
 
-    def _items(self, items: AsyncIterator[Any]) -> Iterator[Any]:
+    def _items(self, items: Items[Any]) -> Iterator[Any]:
         while True:
             try:
                 yield self._loop.run(items.__anext__)

@@ -102,6 +102,7 @@ MAPPING: list[tuple[DalError, int, str, int | None, dict[str, object]]] = [
     (errors.VersionNotFound("x"), 404, "version-not-found", None, {}),
     (errors.RunNotFound("x"), 404, "run-not-found", None, {}),
     (errors.KeyNotFound("x"), 404, "key-not-found", None, {}),
+    (errors.ExecutionNotFound("x"), 404, "execution-not-found", None, {}),
     (errors.Conflict("x"), 409, "conflict", None, {}),
     (errors.AlreadyExists("x", constraint="runs_pkey"), 409, "already-exists", None, {"constraint": "runs_pkey"}),
     (errors.HandleTaken("x", constraint="c"), 409, "handle-taken", None, {"constraint": "c"}),

@@ -546,6 +546,7 @@ ON_SQLITE: Mapping[str, Callable[[Dal[Sync], Workflow, Run], object]] = {
                                                db.workflows.resolve("invoices", include_archived=False)),
     "VersionNotFound": lambda db, flow, run: db.versions.get_number(flow.id, 3),
     "RunNotFound": lambda db, flow, run: db.runs.get(flow.id),
+    "ExecutionNotFound": lambda db, flow, run: db.history.get("run-4711"),
     "KeyNotFound": lambda db, flow, run: db.keys.get("booking:4711"),
     "HandleTaken": lambda db, flow, run: db.workflows.create("Other", handle="invoices", actor="ana"),
     "RevisionConflict": lambda db, flow, run: db.workflows.update(flow.id, name="B", expected_revision=7, actor="ana"),

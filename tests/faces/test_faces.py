@@ -21,6 +21,7 @@ import pytest
 import dal
 from dal import Async, Dal, Invalid, Settings, Sync
 from dal.core.face import M, Queries, Store, statement, transaction
+from dal.stores.history import History
 from dal.stores.runs import Runs
 from tests.cells import Clock, Dialect, Face, Loop, open_db
 from tests.faces.proxy import Proxy
@@ -589,3 +590,48 @@ def test_a_call_after_the_loss_of_every_connection_works_again(lossy_db: Dal[Syn
     for _ in range(3):
         proxy.cut()
         assert lossy_db.runs.get(run.id) == run
+
+
+# --- streams ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_stream_of_one_face_is_none_of_the_other(any_url: str) -> None:
+    async def use() -> None:
+        async with dal.aconnect(any_url) as db:
+            await db.history.start("e", "w")
+            await db.history.append_steps("e", [1, 2])
+            stream: Any = db.history.stream("e")
+            with pytest.raises(TypeError, match=r"History\.stream is for 'async for' here"):
+                next(stream)
+            assert [step.payload async for step in stream] == [1, 2]
+
+    asyncio.run(use())
+    with dal.connect(any_url) as db:
+        stream: Any = db.history.stream("e")
+
+        async def read() -> None:
+            await anext(stream)
+
+        with pytest.raises(TypeError, match=r"History\.stream is for a plain 'for' here"):
+            asyncio.run(read())
+        assert [step.payload for step in db.history.stream("e")] == [1, 2]
+
+
+def test_a_stream_is_documented_like_a_method() -> None:
+    for stream in (History.stream, History[Sync].stream):
+        assert inspect.getdoc(stream) == inspect.getdoc(History.stream.page.body)
+    with dal.connect("sqlite:///:memory:") as db:
+        assert str(inspect.signature(db.history.stream)).startswith("(execution_id: 'str', *, after:")
+        assert "bounded memory" in (db.history.stream.__doc__ or "")
+
+
+def test_between_its_portions_a_stream_holds_no_connection(any_url: str) -> None:
+    settings = Settings.from_url(any_url, postgres_pool_max_size=1, sqlite_readers=1)
+    with dal.connect(settings) as db:
+        db.history.start("e", "w")
+        db.history.append_steps("e", list(range(600)))
+        stream = db.history.stream("e")
+        assert next(stream).idx == 0
+        assert busy(db.health().pool) <= 1, "the one that health itself was asked on"
+        assert [db.history.append_step("e", None).idx, db.history.steps("e", limit=1).items[0].idx] == [600, 0]
+        assert [step.idx for step in stream] == list(range(1, 601))

@@ -15,6 +15,7 @@ import pytest
 
 import dal
 from dal import Dal, Sync
+from dal.stores.history import History
 from dal.stores.keys import Keys
 from dal.stores.runs import Runs
 from dal.stores.versions import Versions
@@ -113,6 +114,28 @@ def a_life(db: Dal[Sync], call: Account) -> None:
     call("runs.list: by status", partial(db.runs.list, id, status="failed"))
     call("runs.events", partial(db.runs.events, run.id))
 
+    ids = [uuid4().hex for _ in range(4)]
+    call("history.start", partial(db.history.start, ids[0], handle, metadata={"a": 1}))
+    call.refused("history.start", partial(db.history.start, ids[0], handle), dal.AlreadyExists)
+    call("history.get", partial(db.history.get, ids[0]))
+    call.refused("history.get", partial(db.history.get, "none"), dal.ExecutionNotFound)
+    call("history.append_step", partial(db.history.append_step, ids[0], {"n": 1}))
+    call("history.append_steps", partial(db.history.append_steps, ids[0], [{"n": 2}] * 3))
+    call.refused("history.append_steps", partial(db.history.append_steps, "none", [1]), dal.ExecutionNotFound)
+    call("history.steps", partial(db.history.steps, ids[0], limit=1))
+    call("history.stream", lambda: list(db.history.stream(ids[0])))
+    call("history.complete", partial(db.history.complete, ids[0]))
+    call.refused("history.complete", partial(db.history.complete, ids[0]), dal.InvalidTransition)
+    call.refused("history.append_step", partial(db.history.append_step, ids[0], 1), dal.InvalidTransition)
+    for other in ids[1:]:
+        db.history.start(other, handle)
+    call("history.fail", partial(db.history.fail, ids[1], "no"))
+    call("history.cancel", partial(db.history.cancel, ids[2], "enough"))
+    call("history.list", partial(db.history.list, handle, limit=1))
+    call("history.list: by status", partial(db.history.list, handle, status="error"))
+    call("history.find", partial(db.history.find, handle, metadata={"a": 1}))
+    call("history.prune", partial(db.history.prune, dal.dal.utc_now(), limit=1))
+
     db.transact(lambda tx: "done", key=handle)
     call("keys.get", partial(db.keys.get, handle))
     call.refused("keys.get", partial(db.keys.get, "none"), dal.KeyNotFound)
@@ -125,7 +148,7 @@ def test_every_method_is_one_round_trip(db: Dal[Sync], proxy: Proxy) -> None:
         a_life(db, Account(proxy))
     call = Account(proxy)
     a_life(db, call)
-    stores = {"workflows": Workflows, "versions": Versions, "runs": Runs, "keys": Keys}
+    stores = {"workflows": Workflows, "versions": Versions, "runs": Runs, "history": History, "keys": Keys}
     methods = {f"{store}.{name}" for store, kind in stores.items() for name in vars(kind) if not name.startswith("_")}
     assert methods - {name.partition(":")[0] for name in call.trips} == set(), "these are not measured"
     assert {name: count for name, count in call.trips.items() if count != 1} == {}, "these take more than one"

@@ -85,6 +85,9 @@ class Side:
         self.run = self.db.runs.create(self.workflow, actor=ANN).id
         self.db.runs.create(self.workflow, actor=ANN)
         self.started = self.db.runs.start(self.db.runs.create(self.workflow, actor=ANN).id, actor=ANN).id
+        for execution in ("e", "f"):
+            self.db.history.start(execution, "flow", metadata={"a": 1})
+        self.db.history.append_steps("e", [1, 2])
         self.cursors = {key: _text(page(self, limit=1).next) for key, page in LISTS.items()}
 
     def census(self) -> tuple[int, ...]:
@@ -224,6 +227,8 @@ JSONS: dict[str, tuple[str, Give]] = {
     "callbacks": ("callbacks", lambda s, v: s.db.runs.create(s.workflow, actor=ANN, callbacks=v)),
     "run metadata": ("metadata", lambda s, v: s.db.runs.create(s.workflow, actor=ANN, metadata=v)),
     "output": ("output", lambda s, v: s.db.runs.succeed(s.run, v, actor=ANN)),
+    "step": ("payload", lambda s, v: s.db.history.append_step("e", v)),
+    "steps": ("payloads[1]", lambda s, v: s.db.history.append_steps("e", [1, v])),
 }
 
 # Each with the error for an id that nothing has; None: an empty page.
@@ -284,6 +289,10 @@ LISTS: dict[str, Callable[..., Page[Any]]] = {
     "runs": lambda s, **page: s.db.runs.list(s.workflow, **page),
     "pending runs": lambda s, **page: s.db.runs.list(s.workflow, status="pending", **page),
     "run events": lambda s, **page: s.db.runs.events(s.started, **page),
+    "executions": lambda s, **page: s.db.history.list("flow", **page),
+    "running executions": lambda s, **page: s.db.history.list("flow", status="running", **page),
+    "executions with a": lambda s, **page: s.db.history.find("flow", metadata={"a": 1}, **page),
+    "steps": lambda s, **page: s.db.history.steps("e", **page),
 }
 
 

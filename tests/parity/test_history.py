@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import math
+import tracemalloc
 from collections import Counter
 from collections.abc import Callable
 from datetime import timedelta
@@ -274,7 +275,8 @@ def test_an_end_comes_before_or_after_each_step_that_races_it(db: Dal[Sync]) -> 
     for number in range(20):
         id = an_execution(db).execution_id
         jobs: list[Callable[[], Any]] = [partial(db.history.append_step, id, n) for n in range(8)]
-        answers = together([*jobs[:4], partial(db.history.complete, id), *jobs[4:]])
+        jobs.insert(4, partial(db.history.complete, id))
+        answers = together(jobs)
         kept = [answer.idx for answer in answers if isinstance(answer, Step)]
         refused = [answer.found for answer in answers if isinstance(answer, InvalidTransition)]
         assert (sorted(kept), refused) == (list(range(len(kept))), ["completed"] * (8 - len(kept))), f"round {number}"
@@ -440,6 +442,22 @@ def test_a_stream_holds_no_more_than_about_a_mebibyte_of_payloads(db: Dal[Sync])
     assert places(stream) == list(range(2, 8))
     portions = db.calls["list_steps_sized"] - before
     assert portions == 3, f"8 steps of 512 KB came in {portions} portions, and not in 3, 3 and 2"
+
+
+def test_a_stream_of_20_mib_takes_less_than_4_of_memory(db: Dal[Sync]) -> None:
+    id = an_execution(db).execution_id
+    for first in range(0, 20_000, 1000):
+        db.history.append_steps(id, [{"n": first + n, "text": "x" * 1000} for n in range(1000)])
+    stream = db.history.stream(id)
+    next(stream)
+    tracemalloc.start()
+    try:
+        count = 1 + sum(1 for _ in stream)
+        peak = tracemalloc.get_traced_memory()[1] / 2**20
+    finally:
+        tracemalloc.stop()
+    assert count == 20_000
+    assert peak < 4, f"{peak:.1f} MiB at once"
 
 
 def test_a_stream_sees_what_is_appended_meanwhile_and_may_be_left(db: Dal[Sync]) -> None:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import pytest
 
 from dal import Dal, Invalid, Page, Sync
 from tests.cells import Clock, MakeDb
-from tests.parity.make import NOON, a_run, a_version, a_workflow, all_pages
+from tests.parity.make import NOON, a_run, a_version, a_workflow, all_pages, an_execution
 
 
 class Listed(NamedTuple):
@@ -23,6 +24,10 @@ class Listed(NamedTuple):
 
 def _id(item: Any) -> object:
     return item.id
+
+
+def _execution(item: Any) -> object:
+    return item.execution_id
 
 
 def _number(item: Any) -> object:
@@ -89,9 +94,32 @@ def workflow_events(db: Dal[Sync]) -> Listed:
     return Listed(page, add, _number, newest_first=False)
 
 
+def executions(db: Dal[Sync]) -> Listed:
+    an_execution(db, "another")
+    return Listed(partial(db.history.list, "invoices"), lambda: an_execution(db).execution_id, _execution)
+
+
+def executions_by_status(db: Dal[Sync]) -> Listed:
+    an_execution(db)
+    add = lambda: db.history.complete(an_execution(db).execution_id).execution_id  # noqa: E731
+    return Listed(partial(db.history.list, "invoices", status="completed"), add, _execution)
+
+
+def executions_found(db: Dal[Sync]) -> Listed:
+    an_execution(db, metadata={"a": [{"b": 1}, {"c": 2}]})
+    add = lambda: an_execution(db, metadata={"a": [{"b": 1, "c": 2}]}).execution_id  # noqa: E731
+    return Listed(partial(db.history.find, "invoices", metadata={"a": [{"b": 1, "c": 2}]}), add, _execution)
+
+
+def steps(db: Dal[Sync]) -> Listed:
+    id = an_execution(db).execution_id
+    page = partial(db.history.steps, id)
+    return Listed(page, lambda: db.history.append_step(id, {}).idx, lambda step: step.idx, newest_first=False)
+
+
 LISTS = [
     workflows, workflows_and_archived_ones, workflows_by_tag, workflows_and_archived_ones_by_tag, versions, runs,
-    runs_by_status, workflow_events,
+    runs_by_status, workflow_events, executions, executions_by_status, executions_found, steps,
 ]  # fmt: skip
 each_list = pytest.mark.parametrize("listed", LISTS, ids=lambda function: function.__name__)
 
@@ -192,13 +220,26 @@ def every_list(db: Dal[Sync]) -> dict[str, Callable[..., Page[Any]]]:
             f"events of {name}": lambda w=workflow, **given: db.workflows.events(w, **given),
             f"events of a run of {name}": lambda r=run, **given: db.runs.events(r, **given),
         }
+        execution = an_execution(db, name, metadata={"a": 1, "b": 2}).execution_id
+        db.history.complete(execution)
+        db.history.complete(an_execution(db, name, metadata={"a": 1, "b": 2}).execution_id)
+        running = [an_execution(db, name).execution_id for _ in range(2)]
+        db.history.append_steps(running[0], [1, 2])
+        pages |= {
+            f"executions of {name}": partial(db.history.list, name),
+            f"running executions of {name}": partial(db.history.list, name, status="running"),
+            f"completed executions of {name}": partial(db.history.list, name, status="completed"),
+            f"executions of {name} with a": partial(db.history.find, name, metadata={"a": 1}),
+            f"executions of {name} with b": partial(db.history.find, name, metadata={"b": 2}),
+            f"steps of {name}": partial(db.history.steps, running[0]),
+        }
     return pages
 
 
 def test_a_cursor_is_refused_by_every_other_list_and_filter(db: Dal[Sync]) -> None:
     pages = every_list(db)
     cursors = {name: page(limit=1).next for name, page in pages.items()}
-    assert len(set(cursors.values()) - {None}) == len(pages) == 17
+    assert len(set(cursors.values()) - {None}) == len(pages) == 29
     for name, page in pages.items():
         for origin, cursor in cursors.items():
             if origin == name:
@@ -211,7 +252,14 @@ def test_a_cursor_is_refused_by_every_other_list_and_filter(db: Dal[Sync]) -> No
 
 def test_a_damaged_cursor_is_refused(db: Dal[Sync]) -> None:
     pages = every_list(db)
-    for name in ("workflows", "versions of one", "events of one", "events of a run of two"):
+    for name in (
+        "workflows",
+        "versions of one",
+        "events of one",
+        "events of a run of two",
+        "executions of one",
+        "steps of two",
+    ):
         cursor = pages[name](limit=1).next or ""
         flipped = [cursor[:at] + ("B" if letter == "A" else "A") + cursor[at + 1 :] for at, letter in enumerate(cursor)]
         damaged: list[Any] = [

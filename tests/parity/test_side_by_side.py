@@ -43,8 +43,9 @@ from tests.cells import Clock, Face, Loop, open_db
 START = datetime(2026, 1, 1, tzinfo=UTC)
 TABLES = (
     "run_events", "runs", "workflow_versions", "workflow_events", "workflow_tags", "workflows",
-    "idempotency_keys", "own",
+    "idempotency_keys", "execution_steps", "executions", "own",
 )  # fmt: skip
+ON_SQLITE = ("execution_terms",)  # what is an index on PostgreSQL
 IS_LONG = os.environ.get("HYPOTHESIS_PROFILE") == "long"
 PROFILE = settings(
     max_examples=1500 if IS_LONG else 100,
@@ -151,6 +152,17 @@ LEAF = st.one_of(
 JSON = st.recursive(
     LEAF, lambda inner: st.one_of(st.lists(inner, max_size=4), st.dictionaries(WORDS, inner, max_size=4)), max_leaves=8
 )
+EXECUTION = st.sampled_from(["e1", "e2", "e3", "E1", "é", "日" * 128, "none"])
+FLOW = st.sampled_from(["w1", "w1", "w2", "%"])
+SMALL = st.one_of(
+    st.sampled_from([1, 1.0, "a", None, True, 0.5]), st.lists(st.sampled_from([1, "a", {"a": 1}]), max_size=3)
+)
+METADATA = st.one_of(
+    st.dictionaries(st.sampled_from("abc"), SMALL, max_size=3),
+    st.dictionaries(st.sampled_from("abc"), st.dictionaries(st.sampled_from("ab"), SMALL, max_size=2), max_size=2),
+    st.dictionaries(WORDS, JSON, max_size=2),
+)
+EXECUTION_STATUS = st.sampled_from(["running", "completed", "error", "cancelled"])
 STATUS = st.sampled_from(["pending", "running", "succeeded", "failed", "cancelled"])
 
 BAD: dict[str, st.SearchStrategy[Any]] = {
@@ -206,6 +218,15 @@ BAD_CALLS: Sequence[tuple[str, str, tuple[Any, ...], dict[str, Any]]] = (
     ("cursor", "workflows.list", (), {"after": "?"}),
     ("cursor", "versions.list", ("workflow",), {"after": "?"}),
     ("cursor", "runs.events", ("run",), {"after": "?"}),
+    ("text", "history.start", ("?", "w1"), {}),
+    ("text", "history.get", ("?",), {}),
+    ("text", "history.list", ("w1",), {"status": "?"}),
+    ("json", "history.append_step", ("e1", "?"), {}),
+    ("json", "history.append_steps", ("e1", "?"), {}),
+    ("json", "history.find", ("w1",), {"metadata": "?"}),
+    ("cursor", "history.find", ("w1",), {"metadata": {}, "after": "?"}),
+    ("cursor", "history.steps", ("e1",), {"after": "?"}),
+    ("limit", "history.prune", (START,), {"limit": "?"}),
     ("limit", "workflows.list", (), {"limit": "?"}),
     ("limit", "keys.prune", (START,), {"limit": "?"}),
     ("limit", "runs.list", ("workflow",), {"limit": "?"}),
@@ -267,7 +288,7 @@ class Sides:
 
     def empty(self) -> None:
         self.raw[0].execute("begin")
-        for table in TABLES:
+        for table in (*TABLES, *ON_SQLITE):
             self.raw[0].execute(f"delete from {table}")
         self.raw[0].execute("commit")
         self.raw[1].execute(f"truncate {', '.join(TABLES)}")
@@ -548,6 +569,41 @@ class Machine(RuleBasedStateMachine):
     def get_run(self, run: Ref) -> None:
         self.both("runs.get", run)
 
+    # --- run history ---
+
+    @rule(
+        id=EXECUTION,
+        workflow=FLOW,
+        metadata=METADATA,
+        given=some(inputs=JSON, runnable_config=JSON, tags=TAGS, callbacks=JSON, run_name=TEXT, trace_id=TEXT),
+    )
+    def start_execution(self, id: str, workflow: str, metadata: Any, given: dict[str, Any]) -> None:
+        if id != "none":
+            self.both("history.start", id, workflow, metadata=metadata, **given)
+
+    @rule(id=EXECUTION, payloads=st.lists(JSON, min_size=1, max_size=5), alone=st.booleans())
+    def append(self, id: str, payloads: list[Any], alone: bool) -> None:
+        if alone:
+            self.both("history.append_step", id, payloads[0])
+        else:
+            self.both("history.append_steps", id, payloads)
+
+    @rule(id=EXECUTION, end=st.sampled_from(["complete", "fail", "cancel", "cancel"]), words=WORDS)
+    def end_execution(self, id: str, end: str, words: str) -> None:
+        self.both(f"history.{end}", id, *[words] * (end != "complete"))
+
+    @rule(id=EXECUTION)
+    def get_execution(self, id: str) -> None:
+        self.both("history.get", id)
+
+    @rule(id=EXECUTION)
+    def stream(self, id: str) -> None:
+        self.try_both(f"history.stream({id})", lambda side: list(self.scope(side).history.stream(id)))
+
+    @rule(seconds=st.sampled_from([-3600, 0, 0.000001, 3600]), limit=st.sampled_from([1, 1, 2, 1000]))
+    def prune_history(self, seconds: float, limit: int) -> None:
+        self.both("history.prune", self.sides.clock() + timedelta(seconds=seconds), limit=limit)
+
     # --- pages ---
 
     def page(self, listed: str, arguments: tuple[Any, ...], filters: dict[str, Any], limit: Any, after: Any) -> Any:
@@ -582,6 +638,18 @@ class Machine(RuleBasedStateMachine):
     @rule(target=cursors, run=runs, limit=LIMIT)
     def list_run_events(self, run: Ref, limit: int) -> Any:
         return self.page("runs.events", (run,), {}, limit, None)
+
+    @rule(target=cursors, workflow=FLOW, limit=LIMIT, filters=some(status=EXECUTION_STATUS))
+    def list_executions(self, workflow: str, limit: int, filters: dict[str, Any]) -> Any:
+        return self.page("history.list", (workflow,), filters, limit, None)
+
+    @rule(target=cursors, workflow=FLOW, limit=LIMIT, metadata=METADATA)
+    def find_executions(self, workflow: str, limit: int, metadata: Any) -> Any:
+        return self.page("history.find", (workflow,), {"metadata": metadata}, limit, None)
+
+    @rule(target=cursors, id=EXECUTION, limit=LIMIT)
+    def list_steps(self, id: str, limit: int) -> Any:
+        return self.page("history.steps", (id,), {}, limit, None)
 
     @rule(target=cursors, cursor=cursors, limit=LIMIT)
     def walk_on(self, cursor: Cursor, limit: int) -> Any:
@@ -727,6 +795,11 @@ class Machine(RuleBasedStateMachine):
                     self.walk(listed, Ref(name))
             elif name.startswith("run"):
                 self.walk("runs.events", Ref(name))
+        for workflow in ("w1", "w2", "%"):
+            self.walk("history.list", workflow)
+            self.walk("history.find", workflow, metadata={})
+        for id in ("e1", "e2", "e3", "E1", "é", "日" * 128):
+            self.walk("history.steps", id)
         for key in TRANSACTION_KEYS:
             self.both("keys.get", key)
         own = [connection.execute("select n from own order by n").fetchall() for connection in self.sides.raw]

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine, Sequence
+from collections.abc import AsyncIterator, Coroutine, Iterator, Sequence
 from datetime import datetime
 from typing import assert_type
 from uuid import UUID
 
 import dal
-from dal import Async, Dal, Health, Page, Run, RunStatus, Sync, Tx, Workflow
+from dal import Async, Dal, Health, Page, Run, RunStatus, Step, Sync, Tx, Workflow
 from dal.core.face import M, Queries, Store, missing, statement, transaction
 
 
@@ -49,6 +49,8 @@ def blocking(db: Dal[Sync], run_id: UUID) -> None:
     assert_type(db.transact(lambda tx: tx.runs.get(run_id).name), str | None)
     assert_type(db.transact(lambda tx: tx.runs.get(run_id).name, key="k", request={"n": 1}), str | None)
     assert_type(db.keys.get("k").key, str)
+    assert_type(db.history.stream("e", after=None), Iterator[Step])
+    assert_type([step.idx for step in db.history.stream("e")], list[int])
     mine: Reports[Sync] = Reports(db._runner, db.clock)
     assert_type(mine.begin(run_id, actor="b"), bool)
     assert_type(mine.all_numbers(run_id), Sequence[int])
@@ -67,6 +69,8 @@ async def waiting(db: Dal[Async], run_id: UUID) -> None:
         await tx.runs.start(run_id, actor="a")
         async with tx.transaction() as inner:
             await inner.runs.fail(run_id, "no", actor="a")
+    assert_type(db.history.stream("e"), AsyncIterator[Step])
+    assert_type([step.idx async for step in db.history.stream("e")], list[int])
     mine: Reports[Async] = Reports(db._runner, db.clock)
     assert_type(await mine.status(run_id), RunStatus)
     await db.close()

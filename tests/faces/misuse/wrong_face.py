@@ -33,6 +33,16 @@ async def entered_the_wrong_way(sync_db: Dal[Sync], async_db: Dal[Async]) -> Non
         pass
 
 
+async def iterated_the_wrong_way(sync_db: Dal[Sync], async_db: Dal[Async]) -> None:
+    async for _ in sync_db.history.stream("e"):  # refused
+        pass
+    for _ in async_db.history.stream("e"):  # refused
+        pass
+    await async_db.history.stream("e")  # refused
+    for _ in sync_db.history.stream(5):  # refused
+        pass
+
+
 def opened_as_the_other() -> None:
     db: Dal[Async] = dal.connect("sqlite:///:memory:")  # refused
     print(db)
