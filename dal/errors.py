@@ -145,7 +145,7 @@ class InvalidState(DalError):
 
 
 class InvalidTransition(InvalidState):
-    """The run or execution is not in a state that allows this transition."""
+    """The present state does not allow this transition."""
 
 
 class WorkflowArchived(InvalidState):

@@ -52,7 +52,7 @@ def check_tag(value: str, path: str) -> str:
 def check_filter(value: Json, path: str) -> Encoded:
     """An object that documents are to contain: at most 100 values, objects and arrays among them.
 
-    Nothing but an object, because PostgreSQL's ``@>`` has another rule for a single value at the top than inside.
+    Nothing but an object, because ``@>`` of jsonb has another rule for a single value at the top than inside.
     """
     if type(value) is not dict:
         raise Invalid(f"takes a dict, not {type(value).__name__}", path=path)

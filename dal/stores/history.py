@@ -155,7 +155,7 @@ class History(Store[M]):
     ) -> Page[Execution]:
         """The executions of a workflow whose metadata contain these, newest first. limit: 1 to 500.
 
-        metadata: a dict of at most 100 values. Contained as PostgreSQL's ``@>`` has it: an object has at least these
+        metadata: a dict of at most 100 values. Contained as ``@>`` of jsonb has it: an object has at least these
         keys, with values that contain these; an array has at least these elements, in any order and however often;
         text, numbers, true, false and null are equal, and 1 is 1.0. {} is contained in every object.
         """

@@ -1,6 +1,6 @@
 -- Run history: one row per execution, with a small state machine, and its steps in order of idx. running → completed |
--- error | cancelled. Steps are numbered by the execution's step_count, which the appending statement raises, so that they
--- have no gaps however many append at once.
+-- error | cancelled. Steps are numbered by the execution's step_count, which the appending statement raises, so that
+-- they have no gaps however many append at once.
 -- Grows to about: executions 1e6, steps 2e7 rows.
 
 -- name: create_execution(execution_id, workflow_id, inputs, runnable_config, tags, callbacks, metadata, run_name, trace_id, now)^
@@ -90,8 +90,8 @@ select x.execution_id is not null as applied, l.status as found,
   from l left join x on true;
 
 -- name: append_steps(execution_id, payloads, now)
--- Steps behind those that an execution has, in the order given; payloads holds the text of each document. The first ones
--- begin the trace, and its last span is never set back. One row refused with the state found: the execution has ended.
+-- Steps behind those that an execution has, in the order given; payloads holds the text of each document. The first
+-- ones begin the trace, and its last span is never set back. One row refused with the state found: the execution has ended.
 -- No row: there is none.
 -- params: execution_id text, payloads text[], now timestamptz
 -- returns: Applied[Step]

@@ -1,9 +1,9 @@
 -- Run history: one row per execution, with a small state machine, and its steps in order of idx. running → completed |
--- error | cancelled. Steps are numbered by the execution's step_count, which the appending statement raises, so that they
--- have no gaps however many append at once.
--- An execution's metadata stand once more in execution_terms, to be found by: a term is the path of a value, then its type
--- and the value, all cut to a length that an index holds. Terms narrow; whether a document contains another is decided
--- by the document. docs/decisions/0005-containment.md has the form and why.
+-- error | cancelled. Steps are numbered by the execution's step_count, which the appending statement raises, so that
+-- they have no gaps however many append at once.
+-- An execution's metadata stand once more in execution_terms, to be found by: a term is the path of a value, then its
+-- type and the value, all cut to a length that an index holds. Terms narrow; whether a document contains another is
+-- decided by the document. docs/decisions/0005-containment.md has the form and why.
 -- Grows to about: executions 1e6, terms 1e7, steps 2e7 rows.
 
 -- name: create_execution(execution_id, workflow_id, inputs, runnable_config, tags, callbacks, metadata, run_name, trace_id, now)^
@@ -62,9 +62,9 @@ select execution_id, workflow_id, inputs, runnable_config, tags, callbacks, meta
 
 -- name: find_executions(workflow_id, metadata, after_at, after_id, limit)
 -- differs: SQLite has no @>. w holds the terms of the object asked for, leaves alone, since they imply the rest; rough
--- where having them is not yet containing it. d is the rarest of them, the one whose newest hundred reach back furthest:
--- its executions are walked in the order of the page, those that lack another term are passed by, and where it is rough
--- the documents themselves are compared. That is done from the leaves up: g holds, for each value asked for, the places
+-- where having them is not yet containing it. d is the rarest of them, the one whose newest hundred reach back
+-- furthest: its executions are walked in the order of the page, and those that lack another term are passed by. Where
+-- it is rough, the documents themselves are compared, from the leaves up: g holds, for each value asked for, the places
 -- in an execution's metadata that contain it, as id, parent and key of json_tree.
 with recursive n (path, type, value) as (
     select '', r.type, r.value

@@ -55,7 +55,7 @@ def test_the_account_fits_80_plain_columns_and_tells_what_was_promised() -> None
         "120 workflows are created",
         "296 runs are created",
         "Read in pages of 25",
-        "InvalidTransition: The run or execution is not in a state that allows this transition",
+        "InvalidTransition: The present state does not allow this transition",
         "HandleTaken: Another active workflow has this handle",
         "64 tasks create versions of",
     ):
