@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import TypeVar
 
@@ -26,6 +27,15 @@ def check_length(value: str, path: str, low: int, high: int) -> str:
     if not low <= len(check_text(value, path)) <= high:
         raise Invalid(f"{len(value)} characters; takes {low} to {high}", path=path)
     return value
+
+
+def check_number(value: float, path: str, low: float, high: float) -> float:
+    """A number from low to high, an int too, as a float."""
+    if type(value) is not int and type(value) is not float:
+        raise Invalid(f"takes a number, not {type(value).__name__}", path=path)
+    if not math.isfinite(value) or not low <= value <= high:
+        raise Invalid(f"takes a number from {low:g} to {high:g}", path=path)
+    return float(value)
 
 
 def check_choice(value: L, path: str, choices: Sequence[str]) -> L:
