@@ -106,10 +106,10 @@ class Crons(Store[M]):
     ) -> Sequence[Run]:
         """Fire what is due, the longest due first: the pending runs that this call made, of the latest versions.
 
-        now: the clock's by default. limit: how many schedules to look at, 1 to 500; call again while there are as many
-        runs. Of several fires missed, the newest alone makes a run. Without allow_overlapping nothing fires while a run
-        of the workflow with triggered_by 'cron' is unfinished; the fire stays due. A workflow without a version makes
-        none, and its schedule moves on. Two round trips: it reads, then writes once for all.
+        now: the clock's by default. limit: how many schedules to look at, 1 to 500; what another dispatcher fires
+        meanwhile is not among them. Of several fires missed, the newest alone makes a run. Without allow_overlapping
+        nothing fires while a run of the workflow with triggered_by 'cron' is unfinished; the fire stays due. A workflow
+        without a version makes none, and its schedule moves on. Two round trips: it reads, then writes once for all.
         """
         due = self.clock() if now is None else now
         check_key(actor, "actor")

@@ -27,7 +27,7 @@ from dal.core.cursors import (
     read_number_cursor,
 )
 from dal.core.face import M, Queries, Store, applied, missing, statement
-from dal.core.rows import Applied, Encoded, Json, check_text
+from dal.core.rows import Applied, Encoded, Json, check_text, instant_text
 from dal.digests import uuid7
 from dal.errors import (
     IdempotencyConflict,
@@ -204,7 +204,10 @@ class Runs(Store[M]):
 
     @statement(write=True)
     async def fail(self, q: Queries, run_id: UUID, error: str, *, actor: str, worker: str | None = None) -> Run:
-        """pending or running → failed. worker, errors: as for ``succeed``. ``triggers.schedule_retry`` tries again."""
+        """pending or running → failed; ``triggers.schedule_retry`` makes a run that tries again.
+
+        worker: as for ``succeed``. Raises RunNotFound; InvalidTransition with the state found; LeaseLost.
+        """
         return _ended(
             await q.mark_run_failed(
                 run_id=run_id,
@@ -279,11 +282,9 @@ class Runs(Store[M]):
         Returns them as they are now.
         """
         at = self.clock()
-        return in_line(
-            await q.requeue_runs(
-                due=at if now is None else now, limit=check_limit(limit), actor=check_key(actor, "actor"), now=at
-            )
-        )
+        due = at if now is None else now
+        instant_text(due, "now")
+        return in_line(await q.requeue_runs(due=due, limit=check_limit(limit), actor=check_key(actor, "actor"), now=at))
 
     @statement
     async def counts(self, q: Queries, workflow_id: UUID, since: datetime | None = None) -> Mapping[RunStatus, int]:

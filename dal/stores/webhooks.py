@@ -18,8 +18,15 @@ from msgspec import Struct
 from dal.core.face import M, Queries, Store, applied, missing, statement
 from dal.core.rows import Encoded, Json, check_int, check_text
 from dal.digests import uuid7
-from dal.errors import Invalid, RateLimited, TriggerNotFound, VersionNotFound, WebhookRefused, WorkflowArchived
-from dal.errors import WorkflowNotFound as NoWorkflow
+from dal.errors import (
+    Invalid,
+    RateLimited,
+    TriggerNotFound,
+    VersionNotFound,
+    WebhookRefused,
+    WorkflowArchived,
+    WorkflowNotFound,
+)
 from dal.stores.checks import check_key
 from dal.stores.runs import Run
 
@@ -96,7 +103,7 @@ class Webhooks(Store[M]):
                 actor=check_key(actor, "actor"),
                 now=self.clock(),
             ),
-            NoWorkflow,
+            WorkflowNotFound,
             workflow_id,
         )
         if answer.row is None:
@@ -165,7 +172,7 @@ class Webhooks(Store[M]):
                 actor=check_key(actor, "actor"),
                 now=now,
             ),
-            NoWorkflow,
+            WorkflowNotFound,
             workflow_id,
         )
         return answer.row or _refuse(answer.found or "", workflow_id, seconds)
