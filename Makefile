@@ -1,9 +1,12 @@
 # Every target makes its own .venv from requirements.lock, and needs nothing but Python 3.11, make and the package index.
 # make PYTHON=python3.13 test    another Python (after make clean)
 # make WORKERS=auto test         as many test processes as there are cores
+# make serve URL=postgresql://…  the example server on that database, and on another port with PORT=8001
 
 PYTHON  ?= python3
 WORKERS ?= 2
+URL     := sqlite:///workflows.db
+PORT    := 8000
 
 BIN     := .venv/bin
 STAMP   := .venv/.installed
@@ -16,7 +19,7 @@ export PYRIGHT_PYTHON_IGNORE_WARNINGS := 1
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-postgres test test-all faults check generate plans load bench up down lock clean
+.PHONY: help demo demo-postgres serve test test-all faults check generate plans load bench up down lock clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -26,6 +29,9 @@ demo: $(STAMP)  ## a workflow server's life on a fresh SQLite file
 
 demo-postgres: $(STAMP)  ## the same on a private PostgreSQL, started for it
 	$(SERVER) $(BIN)/dal demo --url {dsn}
+
+serve: $(STAMP)  ## the example server on 127.0.0.1:8000, on SQLite or with URL=postgresql://…
+	@exec $(BIN)/python -m examples.server --url '$(URL)' --port $(PORT)
 
 test: check  ## everything: check, then every test on SQLite and PostgreSQL 18
 	$(BIN)/python -m pytest -n $(WORKERS) tests

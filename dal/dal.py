@@ -15,7 +15,8 @@ from msgspec import Struct
 
 from dal.core.catalog import Catalog
 from dal.core.face import Async, Isolation, M, Options, Queries, Store, Sync, statement
-from dal.core.postgres import PostgresAsync, PostgresDoor, PostgresSync
+from dal.core.postgres import PostgresAsync, PostgresSync
+from dal.core.postgres_door import PostgresDoor
 from dal.core.rows import Json
 from dal.core.schema import MODELS, Schema
 from dal.core.sqlite import SqliteAsync, SqliteSync
@@ -168,7 +169,8 @@ class Dal(Stores[M]):
         once: given again, by whomever, it answers what fn answered the first time and runs nothing; while another
         caller is at it, it waits for the outcome. Then a commit whose answer was lost is run again, too. If fn raises,
         nothing is kept and the key stays free. fn returns a JSON value (of a model: its id as str, or
-        ``msgspec.to_builtins(model)``); anything else is Invalid and undone. ``db.keys.prune`` forgets old keys.
+        ``msgspec.json.decode(msgspec.json.encode(model))``); anything else is Invalid and undone. ``db.keys.prune``
+        forgets old keys.
         request: what was asked, any JSON value but None. Its hash is kept with the key, and the same key with another
         request, or with none, is refused. Raises IdempotencyConflict, Invalid, OutcomeUnknown.
         """

@@ -44,6 +44,20 @@ class DalError(Exception):
         super().__init__(f"{headline.rstrip('.')}: {detail}" if detail else headline)
         self.query = query
         self.code = None
+        self._retryable = False
+
+    @property
+    def retryable(self) -> bool:
+        """Whether it is known that nothing was done, and that running the whole unit of work again may succeed.
+
+        Of a call in a transaction the unit is the transaction. False for OutcomeUnknown, and wherever the same would
+        only happen again: a lock or statement timeout, a full disk, a refused value.
+        """
+        return self._retryable or self.code in RETRYABLE
+
+    @retryable.setter
+    def retryable(self, value: bool) -> None:
+        self._retryable = value
 
     def __reduce__(self) -> tuple[object, ...]:
         # The usual way would hand the finished message to __init__ as the detail.

@@ -47,10 +47,10 @@ class Recorder:
         self._take = pool.getconn
         pool.getconn = self._timed_take
 
-    def _timed_take(self) -> Any:
+    def _timed_take(self, seconds: float) -> Any:
         begun = now()
         try:
-            return self._take()
+            return self._take(seconds)
         finally:
             self._local.waited = now() - begun
 

@@ -20,6 +20,7 @@ from datetime import UTC, datetime, timedelta
 from functools import partial
 from types import TracebackType
 from typing import Any, Literal, Protocol, TypeVar, cast
+from uuid import UUID
 
 import psycopg
 
@@ -27,6 +28,7 @@ import dal
 from dal import Dal, DalError, Settings
 from dal.core.face import Async, Store, Sync
 from dal.dal import load_catalog
+from dal.stores.runs import Run, RunStatus
 from tests.server import Server, installations
 
 T = TypeVar("T")
@@ -265,3 +267,15 @@ def together(jobs: Sequence[Callable[[], T]]) -> list[T | DalError]:
 
     with ThreadPoolExecutor(len(jobs)) as threads:
         return list(threads.map(run, jobs))
+
+
+def every_run(db: Dal[Sync], workflow: UUID, status: RunStatus | None = None) -> list[Run]:
+    """All runs of a workflow, newest first."""
+    found: list[Run] = []
+    after = None
+    while True:
+        page = db.runs.list(workflow, status=status, after=after, limit=500)
+        found += page.items
+        after = page.next
+        if after is None:
+            return found

@@ -250,7 +250,7 @@ class Server:
 
     def _launch(self) -> None:
         for _ in range(5):
-            port = self._port or _free_port()
+            port = self._port or free_port()
             self._process = self._spawn(self._programs / "postgres", "-D", self._home() / "data", "-p", str(port))
             _until(self._ready_or_over)
             if self._process.poll() is None:
@@ -301,7 +301,7 @@ def _until(condition: Callable[[], bool], seconds: float = 60) -> None:
         time.sleep(0.005)
 
 
-def _free_port() -> int:
+def free_port() -> int:
     """A port below those that clients get by themselves: one of them might sit on it while the server restarts."""
     while True:
         port = SystemRandom().randrange(20000, 32000)  # plugins seed the other one alike in every worker

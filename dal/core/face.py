@@ -15,7 +15,7 @@ import inspect
 import random
 import time
 import types
-from collections.abc import Callable, Coroutine, Generator, Iterator
+from collections.abc import Callable, Coroutine, Generator, Iterator, Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass
 from datetime import datetime
@@ -34,7 +34,7 @@ from typing import (
 )
 
 from dal.core.rows import Applied
-from dal.errors import RETRYABLE, DalError, InvalidState, NotFound, OutcomeUnknown, Unavailable
+from dal.errors import DalError, InvalidState, NotFound, OutcomeUnknown, Unavailable
 
 
 class _Need:
@@ -111,13 +111,22 @@ class Method(Generic[S, P, T]):
     """A store's method, seen through an instance as a plain callable of the store's face."""
 
     def __init__(
-        self, body: Callable[Concatenate[S, Queries, P], Coroutine[Any, Any, T]], kind: Kind, options: Options
+        self,
+        body: Callable[Concatenate[S, Queries, P], Coroutine[Any, Any, T]],
+        kind: Kind,
+        options: Options,
+        key: str | None = None,
     ) -> None:
         self.body = body
         self.kind = kind
         self.options = options
+        self.key = key
         functools.update_wrapper(self, body)  # type: ignore[arg-type]  # a descriptor is documented like a function
         self._function = self._documented()
+
+    def is_keyed(self, arguments: Mapping[str, object]) -> bool:
+        """Whether a call with these keyword arguments carries a key: run twice, it takes effect once."""
+        return self.key is not None and arguments.get(self.key) is not None
 
     def _documented(self) -> Callable[..., Any]:
         """What a store's method is made of: a plain function, so that help() and editors show the body's own words."""
@@ -150,13 +159,25 @@ Body: TypeAlias = Callable[Concatenate[S, Queries, P], Coroutine[Any, Any, T]]
 @overload
 def statement(body: Body[S, P, T], /) -> Method[S, P, T]: ...
 @overload
-def statement(*, write: bool = False) -> Callable[[Body[S, P, T]], Method[S, P, T]]: ...
-def statement(body: Any = None, /, *, write: bool = False) -> Any:
-    """A method of one statement, autocommitted: a read, or with ``write=True`` a write."""
+def statement(*, write: bool = False, key: str | None = None) -> Callable[[Body[S, P, T]], Method[S, P, T]]: ...
+def statement(body: Any = None, /, *, write: bool = False, key: str | None = None) -> Any:
+    """A method of one statement, autocommitted: a read, or with ``write=True`` a write.
+
+    key: names the keyword argument under which a write takes effect once, however often it is run. A call that gives it
+    is run again when it is not known what became of it. Raises TypeError where it names no such argument.
+    """
     kind: Kind = "write" if write else "read"
     if body is not None:
         return Method(body, kind, Options())
-    return lambda body: Method(body, kind, Options())
+
+    def method(body: Any) -> Any:
+        if key is not None:
+            named = inspect.signature(body).parameters.get(key)
+            if not write or named is None or named.kind is not inspect.Parameter.KEYWORD_ONLY:
+                raise TypeError(f"{body.__qualname__}: key must name a keyword-only argument of a write, not {key}")
+        return Method(body, kind, Options(), key)
+
+    return method
 
 
 @overload
@@ -217,7 +238,7 @@ class Started(Generic[T]):
         return TypeError(f"{self._name} awaits something that is no query; a store's body awaits its queries only")
 
 
-# --- running again what lost a race ---
+# --- running a unit of work again -------------------------------------------------------------------------------------
 
 
 def delays(seconds: float) -> Iterator[float]:
@@ -229,9 +250,9 @@ def delays(seconds: float) -> Iterator[float]:
         delay = min(delay * 2, 0.5)
 
 
-def may_run_again(error: DalError) -> bool:
-    """Whether nothing was done because two transactions collided."""
-    return error.code in RETRYABLE
+def may_run_again(error: DalError, *, keyed: bool = False) -> bool:
+    """Whether the whole unit of work may be run again: nothing was done, or its key would tell what was (keyed)."""
+    return error.retryable or (keyed and isinstance(error, OutcomeUnknown))
 
 
 class Retries:
@@ -272,9 +293,13 @@ _current: ContextVar[tuple[OpenUnit, ...]] = ContextVar("dal_transactions", defa
 
 def refuse_nested(owner: object) -> None:
     """Refuse a call on a database inside whose transaction the caller is: it would wait for itself, or not see it."""
-    for unit in _current.get():
-        if unit.owner is owner and not unit.ended:
-            raise InvalidState("inside 'with db.transaction() as tx' call tx.…, not db.…")
+    if any(unit.owner is owner and not unit.ended for unit in _current.get()):
+        raise InvalidState("inside 'with db.transaction() as tx' call tx.…, not db.…")
+
+
+def units_of(owner: object) -> list[OpenUnit]:
+    """The transactions on a database that the caller is inside of."""
+    return [unit for unit in _current.get() if unit.owner is owner and not unit.ended]
 
 
 def enter(unit: OpenUnit) -> tuple[OpenUnit, ...]:

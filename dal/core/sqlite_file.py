@@ -43,6 +43,9 @@ Values: TypeAlias = tuple[tuple[object, ...], ...]
 
 APPLICATION_ID = 0x64616C31  # "dal1", in the file's header: tells our files from other people's
 OLDEST = (3, 38, 0)
+LOOK_ROUND = (
+    0.1  # seconds between two looks at the names of files that are only read; before a write there is always one
+)
 CHECKPOINT_PAGES = 1000  # of log, after which a commit folds it into the file: SQLite's own default
 
 
@@ -85,6 +88,8 @@ class File:
         self._lock: int | None = None
         self._checkpoints = False
         self.closed = False
+        self._known: dict[str, tuple[int, int]] = {}  # the file and its log, by name: device and inode
+        self._look_again = 0.0
         try:
             _look(self.path)
             self.writer = self._open(write=True)
@@ -92,6 +97,7 @@ class File:
                 self.readers.append(self._open(write=False))
                 self.idle.put(self.readers[-1])
             self._lock = _open_lock(self.path)
+            self._look_round()
         except sqlite3.Error as error:
             self._close_all()
             raise _opening_fault(self.path, error) from error
@@ -172,8 +178,9 @@ class File:
     def begin_writing(self, kind: Literal["immediate", "exclusive"] = "immediate") -> None:
         """Begin a transaction on the writing connection, waiting for other processes up to the busy timeout.
 
-        Raises sqlite3.OperationalError; at once when ``give_up`` is set.
+        Raises sqlite3.OperationalError, at once when ``give_up`` is set; Unavailable for a file that was taken away.
         """
+        self._look_round()
         begin = partial(self.writer.execute, f"begin {kind}")
         _when_free(begin, self.settings.sqlite_busy_timeout, self.give_up)
 
@@ -211,8 +218,34 @@ class File:
         return True
 
     def check_open(self) -> None:
+        """Raise Closed once it is closed, and Unavailable when the file was taken away."""
         if self.closed:
             raise Closed("open another with dal.connect")
+        if time.monotonic() >= self._look_again:
+            self._look_round()
+
+    def _look_round(self) -> None:
+        """See that the file and its log still have their names.
+
+        SQLite does not look. It would go on with a log that another process replaces, and then answer wrongly and
+        checkpoint the mixture; or write to a file that nobody will open again.
+        """
+        self._look_again = time.monotonic() + LOOK_ROUND
+        for name in (str(self.path), f"{self.path}-wal"):
+            known = self._known.get(name)
+            try:
+                found = os.stat(name)
+            except FileNotFoundError:
+                if known is None:
+                    continue  # the log is made by the first who writes
+                found = None
+            if known is None and found is not None:
+                self._known[name] = found.st_dev, found.st_ino
+            elif found is None or known != (found.st_dev, found.st_ino):
+                raise Unavailable(
+                    f"{name} was deleted, moved or replaced while it was open; put back what was there, close the "
+                    "database in every process, and open it again"
+                )
 
     def close(self) -> None:
         """Close every connection; the last one folds the write-ahead log into the file. Calling again does nothing.

@@ -171,7 +171,10 @@ class Lane:
         """Run a write and those that wait behind it, and answer them."""
         if not isinstance(time.sleep, BuiltinFunctionType):
             # gevent's: its greenlets join the line only here, while threads do so whenever the disk is waited for.
-            time.sleep(0)
+            seen = -1
+            while seen < len(self._line):
+                seen = len(self._line)
+                time.sleep(0)
         group = self._gather(first)
         try:
             self._run(group)

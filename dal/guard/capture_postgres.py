@@ -16,7 +16,8 @@ import psycopg
 from psycopg.conninfo import make_conninfo
 
 from dal.core.catalog import Catalog, Query
-from dal.core.postgres import PostgresDoor, connection_arguments
+from dal.core.postgres_connection import connection_arguments
+from dal.core.postgres_door import PostgresDoor
 from dal.errors import DalError
 from dal.guard.capture import SIZES, CannotCapture, Capture, Case, Cases, Skipped, Sources
 from dal.guard.scratch import schema_statements

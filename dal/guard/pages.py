@@ -16,7 +16,7 @@ from msgspec import Struct
 from psycopg import RawCursor
 
 from dal.core.catalog import Catalog, Param, Query
-from dal.core.postgres import translate as translate_postgres
+from dal.core.postgres_errors import translate as translate_postgres
 from dal.core.rows import Dialect
 from dal.core.sqlite_file import translate as translate_sqlite
 from dal.dal import MODELS_BY_NAME, connect, load_catalog

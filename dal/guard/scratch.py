@@ -10,7 +10,8 @@ import psycopg
 from msgspec import Struct
 
 from dal.core.catalog import Catalog
-from dal.core.postgres import PostgresDoor, translate
+from dal.core.postgres_door import PostgresDoor
+from dal.core.postgres_errors import translate
 from dal.core.schema import ledger_sql, migrations
 from dal.core.tokens import statements
 from dal.settings import Settings

@@ -91,7 +91,7 @@ def in_line(runs: Sequence[Run]) -> Sequence[Run]:
 class Runs(Store[M]):
     """``db.runs``."""
 
-    @statement(write=True)
+    @statement(write=True, key="idempotency_key")
     async def create(
         self,
         q: Queries,
@@ -112,7 +112,8 @@ class Runs(Store[M]):
 
         version_id: of this workflow; the latest version by default. inputs, metadata: {} by default; callbacks: [].
         runnable_config: the version's by default. triggered_by: the actor by default. idempotency_key: 1 to 512 bytes;
-        given again for the same workflow with the same inputs, it answers the first run and makes no other.
+        given again for the same workflow with the same inputs, it answers the first run and makes no other, and
+        a connection lost in the call is no OutcomeUnknown: the call is repeated.
         Raises WorkflowNotFound, WorkflowArchived, VersionNotFound; IdempotencyConflict if the key was used with other
         inputs or another version.
         """

@@ -18,7 +18,7 @@ from msgspec import Struct
 import dal
 from dal import CatalogError, Invalid, Settings
 from dal.core.catalog import Catalog, read_file, split_file, sql_root
-from dal.core.postgres import PostgresDoor
+from dal.core.postgres_door import PostgresDoor
 from dal.core.sqlite_door import SqliteDoor
 from dal.core.tokens import Dialect
 from dal.dal import MODELS_BY_NAME, load_catalog
@@ -569,7 +569,7 @@ def methods() -> Iterator[tuple[str, ast.AsyncFunctionDef, bool]]:
             if isinstance(node, ast.AsyncFunctionDef) and node.args.args[:1] and node.args.args[0].arg == "self":
                 for decorator in map(ast.unparse, node.decorator_list):
                     if decorator.startswith("statement"):
-                        yield f"{path.stem}.{node.name}", node, decorator == "statement(write=True)"
+                        yield f"{path.stem}.{node.name}", node, decorator.startswith("statement(write=True")
 
 
 @pytest.mark.parametrize("dialect", DIALECTS)

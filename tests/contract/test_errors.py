@@ -14,6 +14,7 @@ import sqlite3
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import get_args
 from uuid import uuid4
 
 import psycopg
@@ -22,6 +23,8 @@ from psycopg import sql
 
 import dal
 from dal import DalError, Settings, errors
+from dal.core.face import may_run_again
+from dal.core.postgres_errors import Late, Phase, translate
 from dal.dal import open_schema
 from dal.errors import RETRYABLE, from_sqlite_code, from_sqlstate
 from tests.server import Server, installations
@@ -201,6 +204,56 @@ def test_only_a_collision_that_changed_nothing_is_run_again() -> None:
     for code in RETRYABLE:
         means = from_sqlite_code(getattr(sqlite3, code)) if code.startswith("SQLITE_") else from_sqlstate(code)
         assert means is dal.Unavailable, f"{code} is run again but means {means.__name__}"
+
+
+def of_code(code: str | None) -> dal.Unavailable:
+    error = dal.Unavailable()
+    error.code = code
+    return error
+
+
+def test_what_may_be_run_again_is_known_by_its_code_or_said_by_who_knows_more() -> None:
+    assert of_code("40P01").retryable
+    assert not of_code("55P03").retryable, "a lock that was not to be had in time would not be the next time either"
+    assert not of_code(None).retryable
+    assert not dal.OutcomeUnknown().retryable
+    error = of_code(None)
+    error.retryable = True
+    assert copy.copy(error).retryable
+
+
+@pytest.mark.parametrize("code", ["55P03", "57014", "53100", "53200", "22003", "23505", "42P01", "58030", None])
+def test_a_unit_of_work_is_not_run_again_where_the_same_would_happen(code: str | None) -> None:
+    kind = psycopg.errors.lookup(code) if code else psycopg.ProgrammingError
+    for phase in get_args(Phase):
+        assert not translate(kind(), phase=phase).retryable
+
+
+@pytest.mark.parametrize(
+    ("code", "phase", "expected"),
+    [
+        (None, "undone", (dal.Unavailable, True)),
+        (None, "write", (dal.OutcomeUnknown, False)),
+        (None, "commit", (dal.OutcomeUnknown, False)),
+        ("57P01", "undone", (dal.Unavailable, True)),
+        ("57P01", "write", (dal.Unavailable, True)),
+        ("57P01", "commit", (dal.Unavailable, True)),
+        ("57P05", "write", (dal.Unavailable, True)),
+        ("25P03", "commit", (dal.Unavailable, True)),
+        ("57P02", "undone", (dal.Unavailable, True)),
+        ("57P02", "write", (dal.OutcomeUnknown, False)),
+        ("57P02", "commit", (dal.OutcomeUnknown, False)),
+    ],
+)
+def test_what_was_done_on_a_lost_connection_depends_on_what_was_sent_and_on_the_last_word(
+    code: str | None, phase: Phase, expected: tuple[type[DalError], bool]
+) -> None:
+    kind = psycopg.errors.lookup(code) if code else psycopg.OperationalError
+    fault = translate(kind(), phase=phase, lost=True)
+    assert (type(fault), fault.retryable) == expected
+    assert may_run_again(fault, keyed=True)
+    late = translate(Late("too late"), phase=phase, lost=True)
+    assert not late.retryable, "there is no time left to run it again in"
 
 
 # --- as they arrive ---------------------------------------------------------------------------------------------------

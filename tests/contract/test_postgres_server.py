@@ -471,6 +471,8 @@ def narrow(request: pytest.FixtureRequest, dsn: str, loop: Loop) -> Iterator[Dal
         "postgres_pool_max_size": 1,
         "postgres_pool_timeout": "500ms",
         "postgres_pool_max_waiting": 2,
+        "postgres_statement_timeout": "500ms",
+        "postgres_deadline": "1s",
     }
     face: Face = request.param
     db = open_db(postgres(dsn, **limits), face, lambda: NOW, loop)

@@ -23,7 +23,7 @@ from msgspec import Struct
 import dal
 from dal import CorruptDatabase, Invalid, Settings
 from dal.core.catalog import Catalog
-from dal.core.postgres import PostgresDoor
+from dal.core.postgres_door import PostgresDoor
 from dal.core.rows import (
     KINDS,
     LIST_KINDS,

@@ -5,6 +5,9 @@
             db.runs.get(run_id)
         assert trips.count == 1
 
+It can also be a bad network: `cut` breaks what is open, `freeze` lets nothing pass, `lose` takes one message or its
+answer away.
+
 It reads the messages of the protocol (https://www.postgresql.org/docs/current/protocol-message-formats.html) and passes
 every byte on unchanged. The connection is plain, so that they can be read.
 """
@@ -74,8 +77,10 @@ class Proxy:
         self._listener = socket.create_server(("127.0.0.1", 0))
         self._lock = threading.Lock()
         self._said: Counter[str] = Counter()
-        self._loss: Loss | None = None
+        self._losses: list[tuple[bytes, Loss]] = []
         self.losses = 0
+        self._flows = threading.Event()
+        self._flows.set()
         self._open: list[socket.socket] = []
         self._ever: list[socket.socket] = []  # closed at the end alone: another thread may be reading
         self._threads: list[threading.Thread] = []
@@ -85,7 +90,7 @@ class Proxy:
         port = self._listener.getsockname()[1]
         through = {"host": "127.0.0.1", "hostaddr": None, "port": port, "sslmode": "disable", "gssencmode": "disable"}
         dsn = conninfo.make_conninfo(self._dsn, **through)
-        return Settings(backend="postgres", postgres_dsn=dsn, postgres_pool_max_size=1, **options)
+        return Settings(**{"backend": "postgres", "postgres_dsn": dsn, "postgres_pool_max_size": 1, **options})
 
     @contextlib.contextmanager
     def trips(self) -> Iterator[Trips]:
@@ -104,19 +109,35 @@ class Proxy:
         _hang_up(*ends)
 
     def lose_commit(self, loss: Loss) -> None:
-        """Break the connection that sends the next COMMIT: before the server hears of it, at the same time, or in place
-        of its answer. ``losses`` counts how often that came to pass."""
-        with self._lock:
-            self._loss = loss
+        """Break the connection that sends the next COMMIT."""
+        self.lose(COMMIT, loss)
 
-    def _loses(self, loss: Loss) -> bool:
-        """Whether the COMMIT that is at hand is to be lost in this way."""
+    def lose(self, text: bytes, loss: Loss) -> None:
+        """Break the connection that next sends this text: before the server hears of it, at the same time, or in place
+        of its answer. ``losses`` counts how often that came to pass.
+
+        A statement's text is sent the first few times only; later its prepared name is.
+        """
         with self._lock:
-            if self._loss != loss:
-                return False
-            self._loss = None
-            self.losses += 1
-        return True
+            self._losses.append((text, loss))
+
+    def _loss_of(self, data: bytes) -> Loss | None:
+        """What is to become of these bytes of a client."""
+        with self._lock:
+            for text, loss in self._losses:
+                if text in data:
+                    self._losses.remove((text, loss))
+                    self.losses += 1
+                    return loss
+        return None
+
+    def freeze(self) -> None:
+        """Let nothing pass any more, without closing anything, as a network that drops packets; until `thaw`."""
+        self._flows.clear()
+
+    def thaw(self) -> None:
+        """Let everything pass again, what was held back first."""
+        self._flows.set()
 
     def stop_listening(self) -> None:
         """Refuse new connections from now on."""
@@ -131,6 +152,7 @@ class Proxy:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self.thaw()
         self.stop_listening()
         self.cut()
         for thread in self._threads:
@@ -165,30 +187,32 @@ class Proxy:
         server.connect(f"{self._host}/.s.PGSQL.{self._port}")
         return server
 
-    def _ask(self, client: socket.socket, server: socket.socket, committing: threading.Event) -> None:
+    def _ask(self, client: socket.socket, server: socket.socket, unanswered: threading.Event) -> None:
         with contextlib.suppress(OSError):
             while data := client.recv(65536):
-                if COMMIT in data:
-                    if self._loses("before it arrived"):
-                        break
-                    if self._loses("while it ran"):
-                        _hang_up(client)  # first, so that no answer gets through
-                        server.sendall(data)
-                        break
-                    committing.set()
+                self._flows.wait()
+                loss = self._loss_of(data)
+                if loss == "before it arrived":
+                    break
+                if loss == "while it ran":
+                    _hang_up(client)  # first, so that no answer gets through
+                    server.sendall(data)
+                    break
+                if loss == "after it was done":
+                    unanswered.set()
                 server.sendall(data)
         _hang_up(client, server)
 
-    def _answer(self, server: socket.socket, client: socket.socket, committing: threading.Event) -> None:
+    def _answer(self, server: socket.socket, client: socket.socket, unanswered: threading.Event) -> None:
         messages = Messages()
         with contextlib.suppress(OSError):
             while data := server.recv(65536):
+                self._flows.wait()
                 # Counted before the bytes go on: whoever has its answer finds it counted.
                 with self._lock:
                     self._said.update(messages.feed(data))
-                if committing.is_set() and self._loses("after it was done"):
+                if unanswered.is_set():
                     break
-                committing.clear()
                 client.sendall(data)
         _hang_up(server, client)
 

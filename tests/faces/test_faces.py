@@ -121,6 +121,23 @@ def test_a_body_that_suspends_is_a_type_error_where_bodies_run_in_a_thread(sqlit
     asyncio.run(scenario())
 
 
+@pytest.mark.parametrize(("key", "write"), [("anywhere", True), ("name", True), ("idempotency_key", False)])
+def test_a_key_must_name_a_keyword_only_argument_of_a_write(key: str, write: bool) -> None:
+    async def body(self: Dozing[Any], q: Queries, name: str, *, idempotency_key: str | None = None) -> None:
+        raise AssertionError("never run")
+
+    with pytest.raises(TypeError, match="key must name a keyword-only argument of a write"):
+        statement(write=write, key=key)(body)
+
+
+def test_only_a_call_that_gives_its_key_is_keyed() -> None:
+    create = Runs.__dict__["create"]
+    assert create.is_keyed({"actor": "ann", "idempotency_key": "k"})
+    assert not create.is_keyed({"actor": "ann", "idempotency_key": None})
+    assert not create.is_keyed({"actor": "ann"})
+    assert not Runs.__dict__["start"].is_keyed({"idempotency_key": "k"})
+
+
 def test_a_body_without_a_query_takes_no_connection(any_url: str) -> None:
     with dal.connect(any_url) as db:
         dozing: Dozing[Sync] = Dozing(db._runner, db.clock)
@@ -459,23 +476,29 @@ def test_a_write_whose_connection_is_lost_may_have_been_done(
         lossy_db.runs.start(run.id, actor="test")
 
 
-def test_a_write_that_the_server_itself_ended_was_not_done(lossy_db: Dal[Sync], postgres_url: str) -> None:
+def test_a_write_that_the_server_itself_ended_was_not_done_and_is_sent_again(
+    lossy_db: Dal[Sync], postgres_url: str
+) -> None:
     run = a_run(lossy_db)
     lock = "lock table runs in access exclusive mode"
+
+    def gone(pid: int) -> bool:
+        return pid not in waiting_for_a_lock(postgres_url, "mark_run_running")
+
     with (
-        held(postgres_url, lock),
+        held(postgres_url, lock) as let_go,
         in_a_thread(partial(lossy_db.runs.start, run.id, actor="test")) as call,
         psycopg.connect(postgres_url, autocommit=True) as killer,
     ):
-        until(lambda: waiting_for_a_lock(postgres_url, "mark_run_running"), "the write waits for the table")
-        for pid in waiting_for_a_lock(postgres_url, "mark_run_running"):
-            killer.execute("select pg_terminate_backend(%s)", [pid])
-        with pytest.raises(dal.Unavailable) as raised:
-            call.result(PATIENCE)
-        assert raised.value.code == "57P01", "the server said that it gave up, before it could commit"
-        assert lossy_db.calls["mark_run_running"] == 1, "a write is never sent again"
-    assert lossy_db.runs.get(run.id).status == "pending"
-    assert lossy_db.runs.start(run.id, actor="test").status == "running"
+        for _ in range(3):
+            until(lambda: waiting_for_a_lock(postgres_url, "mark_run_running"), "the write waits for the table")
+            [pid] = waiting_for_a_lock(postgres_url, "mark_run_running")
+            killer.execute("select pg_terminate_backend(%s)", [pid])  # it says 57P01, before it could commit
+            until(partial(gone, pid), "that attempt is over")
+        let_go()
+        assert call.result(PATIENCE).status == "running"
+    assert lossy_db.calls["mark_run_running"] == 4
+    assert len(lossy_db.runs.events(run.id).items) == 2, "created and started, once each"
 
 
 @pytest.mark.parametrize("how", ["cut", "terminate"])
