@@ -122,7 +122,7 @@ class Webhooks(Store[M]):
         if not deleted:
             missing(TriggerNotFound, f"webhook of {workflow_id}")
 
-    @statement(write=True)
+    @statement(write=True, key="dedupe_key")
     async def dispatch_webhook(
         self,
         q: Queries,

@@ -109,8 +109,8 @@ select r.id is not null as applied, l.status as found,
   from l left join r on true;
 
 -- name: mark_run_succeeded(run_id, output, worker, actor, now)^
--- running → succeeded. Refused with the state found, or with 'lease' if it is not the worker that has it, no worker that
--- of a run without one.
+-- running → succeeded. Refused with the state found, or with 'lease' if it is not the worker that has it; no worker is
+-- that of a run without one.
 -- params: run_id uuid, output json, worker text?, actor text, now timestamptz
 -- returns: Applied[Run]
 -- class: point
@@ -202,30 +202,34 @@ select r.id is not null as applied, l.status as found,
   from l left join r on true;
 
 -- name: claim_runs(worker, lease_expires_at, limit, now)
--- Pending runs become running under a lease: those that have been in line for longest, a retry since the time it was put
--- off to. What another is claiming is left to it.
+-- Pending runs become running under a lease: those that have waited longest, a retry since the time it was put off to.
+-- What another is claiming is left to it, and that is for a moment more than it takes: enough of each of the two lines.
 -- params: worker text, lease_expires_at timestamptz, limit int, now timestamptz
 -- returns: Run
 -- class: batch
 with a as (
     select id
       from runs
-     where status = 'pending' and coalesce(retry_at, created_at) <= :now
-     order by coalesce(retry_at, created_at), id
+     where status = 'pending' and retry_at is null
+     order by retry_at, created_at, id
      limit :limit
        for update skip locked
-), b as ( /* made by a clock that is ahead of this one */
+), b as (
     select id
       from runs
-     where status = 'pending' and retry_at is null and created_at > :now
-     order by created_at, id
-     limit greatest(0, :limit - (select count(*) from a))
+     where status = 'pending' and retry_at <= :now
+     order by retry_at, created_at, id
+     limit :limit
        for update skip locked
 ), r as (
     update runs r
        set status = 'running', lease_owner = :worker, lease_expires_at = :lease_expires_at, started_at = :now,
            last_event = r.last_event + 1, updated_at = :now
-     where r.id = any (array(select id from a union all select id from b))
+     where r.id = any (array(select c.id
+                               from runs c
+                              where c.id = any (array(select id from a union all select id from b))
+                              order by coalesce(c.retry_at, c.created_at), c.id
+                              limit :limit))
     returning r.id, r.workflow_id, r.version_id, r.status, r.triggered_by, r.inputs, r.runnable_config, r.tags,
               r.callbacks, r.metadata, r.name, r.output, r.error, r.attempt, r.retry_of, r.retry_at,
               r.idempotency_key, r.lease_owner, r.lease_expires_at, r.created_at, r.started_at, r.completed_at,
@@ -248,22 +252,26 @@ select id, workflow_id, version_id, status, triggered_by, inputs, runnable_confi
 with a as (
     select id
       from runs
-     where status = 'pending' and workflow_id = :workflow_id and coalesce(retry_at, created_at) <= :now
-     order by coalesce(retry_at, created_at), id
+     where status = 'pending' and workflow_id = :workflow_id and retry_at is null
+     order by retry_at, created_at, id
      limit :limit
        for update skip locked
-), b as ( /* made by a clock that is ahead of this one */
+), b as (
     select id
       from runs
-     where status = 'pending' and workflow_id = :workflow_id and retry_at is null and created_at > :now
-     order by created_at, id
-     limit greatest(0, :limit - (select count(*) from a))
+     where status = 'pending' and workflow_id = :workflow_id and retry_at <= :now
+     order by retry_at, created_at, id
+     limit :limit
        for update skip locked
 ), r as (
     update runs r
        set status = 'running', lease_owner = :worker, lease_expires_at = :lease_expires_at, started_at = :now,
            last_event = r.last_event + 1, updated_at = :now
-     where r.id = any (array(select id from a union all select id from b))
+     where r.id = any (array(select c.id
+                               from runs c
+                              where c.id = any (array(select id from a union all select id from b))
+                              order by coalesce(c.retry_at, c.created_at), c.id
+                              limit :limit))
     returning r.id, r.workflow_id, r.version_id, r.status, r.triggered_by, r.inputs, r.runnable_config, r.tags,
               r.callbacks, r.metadata, r.name, r.output, r.error, r.attempt, r.retry_of, r.retry_at,
               r.idempotency_key, r.lease_owner, r.lease_expires_at, r.created_at, r.started_at, r.completed_at,
@@ -279,8 +287,8 @@ select id, workflow_id, version_id, status, triggered_by, inputs, runnable_confi
   from r;
 
 -- name: update_run_lease(run_id, worker, lease_expires_at, now)^
--- A running run's lease ends at another time. Refused with the state found, or with 'lease' if another worker has it, or
--- nobody.
+-- A running run's lease ends at another time. Refused with the state found, or with 'lease' if another worker has it,
+-- or nobody.
 -- params: run_id uuid, worker text, lease_expires_at timestamptz, now timestamptz
 -- returns: Applied[Run]
 -- class: point

@@ -85,8 +85,9 @@ select t.workflow_id, t.expression, t.timezone, t.allow_overlapping, t.start_at,
   from cron_triggers t
  where t.next_fire_at <= :now
    and (t.allow_overlapping
-        or not exists (select 1 from runs u
-                        where u.workflow_id = t.workflow_id and u.triggered_by = 'cron' and u.completed_at is null))
+        or (select count(*)
+              from runs u
+             where u.workflow_id = t.workflow_id and u.triggered_by = 'cron' and u.completed_at is null) = 0)
  order by t.next_fire_at, t.workflow_id
  limit :limit;
 
@@ -230,14 +231,14 @@ with w as (
 ), h as (
     select h.workflow_id, h.secret_headers, h.secret_query, h.rate_limit, h.rate_window_seconds,
            case when not h.methods @> to_jsonb(:method::text) then 'method'
-                else coalesce((select min('header ' || n.key collate "C")
-                                 from jsonb_each(h.required_headers) as n
-                                where case n.value when 'null' then (:headers::jsonb -> n.key) is null
-                                      else (:headers::jsonb -> n.key) is distinct from n.value end),
-                              (select min('query ' || n.key collate "C")
-                                 from jsonb_each(h.required_query) as n
-                                where case n.value when 'null' then (:query::jsonb -> n.key) is null
-                                      else (:query::jsonb -> n.key) is distinct from n.value end)) end as found
+                else coalesce((select min('header ' || need.key collate "C")
+                                 from jsonb_each(h.required_headers) as need
+                                where case need.value when 'null' then (:headers::jsonb -> need.key) is null
+                                      else (:headers::jsonb -> need.key) is distinct from need.value end),
+                              (select min('query ' || need.key collate "C")
+                                 from jsonb_each(h.required_query) as need
+                                where case need.value when 'null' then (:query::jsonb -> need.key) is null
+                                      else (:query::jsonb -> need.key) is distinct from need.value end)) end as found
       from webhook_triggers h join w on w.id = h.workflow_id
 ), o as (
     select version_id from runs where workflow_id = :workflow_id and idempotency_key = :idempotency_key
@@ -400,11 +401,13 @@ with w as (
       from jsonb_array_elements(:items) with ordinality as i (item, number)
 ), n as (
     select id from workflow_versions where workflow_id = :workflow_id order by number desc limit 1
+), m as materialized (
+    select id, workflow_id, runnable_config
+      from workflow_versions
+     where id = any (array(select coalesce(i.version_id, n.id) from i left join n on true))
 ), v as (
-    select i.id, v.id as version_id, v.runnable_config, i.inputs
-      from i
-      join workflow_versions v
-        on v.workflow_id = :workflow_id and v.id = coalesce(i.version_id, (select id from n))
+    select i.id, m.id as version_id, m.runnable_config, i.inputs
+      from i join m on m.id = coalesce(i.version_id, (select id from n)) and m.workflow_id = :workflow_id
 ), r as (
     insert into runs as r (id, workflow_id, version_id, status, triggered_by, inputs, runnable_config, tags, callbacks,
                            metadata, attempt, last_event, created_at, updated_at)

@@ -122,25 +122,25 @@ select changes() = 1 as applied, status as found,
  where id = :run_id;
 
 -- name: claim_runs(worker, lease_expires_at, limit, now)
--- differs: a script in one transaction, which keeps others out without SKIP LOCKED; the events come first, while the runs
--- can still be told by their state.
+-- differs: a script in one transaction, which keeps others out without SKIP LOCKED; the events come first, while the
+-- runs can still be told by their state.
 insert into run_events (run_id, number, actor, action, at, metadata)
 select id, last_event + 1, :worker, 'claimed', :now, '{}'
   from runs
  where id in (
        select id
-         from (select id, coalesce(retry_at, created_at) as since
-                 from (select id, retry_at, created_at
+         from (select id, since
+                 from (select id, created_at as since
                          from runs
-                        where status = 'pending' and coalesce(retry_at, created_at) <= :now
-                        order by coalesce(retry_at, created_at), id
+                        where status = 'pending' and retry_at is null
+                        order by retry_at, created_at, id
                         limit :limit)
                 union all
-               select id, created_at
-                 from (select id, created_at
+               select id, since
+                 from (select id, retry_at as since
                          from runs
-                        where status = 'pending' and retry_at is null and created_at > :now
-                        order by created_at, id
+                        where status = 'pending' and retry_at <= :now
+                        order by retry_at, created_at, id
                         limit :limit))
         order by since, id
         limit :limit);
@@ -149,18 +149,18 @@ update runs
        last_event = last_event + 1, updated_at = :now
  where id in (
        select id
-         from (select id, coalesce(retry_at, created_at) as since
-                 from (select id, retry_at, created_at
+         from (select id, since
+                 from (select id, created_at as since
                          from runs
-                        where status = 'pending' and coalesce(retry_at, created_at) <= :now
-                        order by coalesce(retry_at, created_at), id
+                        where status = 'pending' and retry_at is null
+                        order by retry_at, created_at, id
                         limit :limit)
                 union all
-               select id, created_at
-                 from (select id, created_at
+               select id, since
+                 from (select id, retry_at as since
                          from runs
-                        where status = 'pending' and retry_at is null and created_at > :now
-                        order by created_at, id
+                        where status = 'pending' and retry_at <= :now
+                        order by retry_at, created_at, id
                         limit :limit))
         order by since, id
         limit :limit)
@@ -169,25 +169,25 @@ returning id, workflow_id, version_id, status, triggered_by, inputs, runnable_co
           started_at, completed_at, updated_at;
 
 -- name: claim_runs_of_workflow(workflow_id, worker, lease_expires_at, limit, now)
--- differs: a script in one transaction, which keeps others out without SKIP LOCKED; the events come first, while the runs
--- can still be told by their state.
+-- differs: a script in one transaction, which keeps others out without SKIP LOCKED; the events come first, while the
+-- runs can still be told by their state.
 insert into run_events (run_id, number, actor, action, at, metadata)
 select id, last_event + 1, :worker, 'claimed', :now, '{}'
   from runs
  where id in (
        select id
-         from (select id, coalesce(retry_at, created_at) as since
-                 from (select id, retry_at, created_at
+         from (select id, since
+                 from (select id, created_at as since
                          from runs
-                        where status = 'pending' and workflow_id = :workflow_id and coalesce(retry_at, created_at) <= :now
-                        order by coalesce(retry_at, created_at), id
+                        where status = 'pending' and workflow_id = :workflow_id and retry_at is null
+                        order by retry_at, created_at, id
                         limit :limit)
                 union all
-               select id, created_at
-                 from (select id, created_at
+               select id, since
+                 from (select id, retry_at as since
                          from runs
-                        where status = 'pending' and workflow_id = :workflow_id and retry_at is null and created_at > :now
-                        order by created_at, id
+                        where status = 'pending' and workflow_id = :workflow_id and retry_at <= :now
+                        order by retry_at, created_at, id
                         limit :limit))
         order by since, id
         limit :limit);
@@ -196,18 +196,18 @@ update runs
        last_event = last_event + 1, updated_at = :now
  where id in (
        select id
-         from (select id, coalesce(retry_at, created_at) as since
-                 from (select id, retry_at, created_at
+         from (select id, since
+                 from (select id, created_at as since
                          from runs
-                        where status = 'pending' and workflow_id = :workflow_id and coalesce(retry_at, created_at) <= :now
-                        order by coalesce(retry_at, created_at), id
+                        where status = 'pending' and workflow_id = :workflow_id and retry_at is null
+                        order by retry_at, created_at, id
                         limit :limit)
                 union all
-               select id, created_at
-                 from (select id, created_at
+               select id, since
+                 from (select id, retry_at as since
                          from runs
-                        where status = 'pending' and workflow_id = :workflow_id and retry_at is null and created_at > :now
-                        order by created_at, id
+                        where status = 'pending' and workflow_id = :workflow_id and retry_at <= :now
+                        order by retry_at, created_at, id
                         limit :limit))
         order by since, id
         limit :limit)
@@ -228,8 +228,8 @@ select changes() = 1 as applied, case status when 'running' then 'lease' else st
  where id = :run_id;
 
 -- name: requeue_runs(due, limit, actor, now)
--- differs: a script in one transaction, which keeps others out without SKIP LOCKED; the events come first, while the runs
--- can still be told by their state.
+-- differs: a script in one transaction, which keeps others out without SKIP LOCKED; the events come first, while the
+-- runs can still be told by their state.
 insert into run_events (run_id, number, actor, action, at, metadata)
 select id, last_event + 1, :actor, 'requeued', :now, json_object('worker', lease_owner)
   from runs

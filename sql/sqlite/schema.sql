@@ -160,12 +160,9 @@ create index runs_workflow_status_created_idx on runs (workflow_id, status, crea
 create index runs_version_idx on runs (version_id);
 create unique index runs_retry_key on runs (retry_of) where retry_of is not null;
 create unique index runs_idempotency_key on runs (workflow_id, idempotency_key) where idempotency_key is not null;
--- A waiting run is in line from its creation on, a retry from the time it was put off to.
-create index runs_pending_idx on runs (coalesce(retry_at, created_at), id) where status = 'pending';
-create index runs_workflow_pending_idx on runs (workflow_id, coalesce(retry_at, created_at), id)
-    where status = 'pending';
--- For runs whose creation lies ahead of the claimer's clock, past which retries wait that are not due.
-create index runs_pending_created_idx on runs (created_at, id) where status = 'pending' and retry_at is null;
+-- Two lines in each, to claim from: runs without retry_at by age, and retries by when they are due.
+create index runs_pending_idx on runs (retry_at, created_at, id) where status = 'pending';
+create index runs_workflow_pending_idx on runs (workflow_id, retry_at, created_at, id) where status = 'pending';
 create index runs_lease_idx on runs (lease_expires_at, id) where lease_expires_at is not null;
 create index runs_cron_unfinished_idx on runs (workflow_id) where triggered_by = 'cron' and completed_at is null;
 

@@ -56,8 +56,9 @@ select t.workflow_id, t.expression, t.timezone, t.allow_overlapping, t.start_at,
   from cron_triggers t
  where t.next_fire_at <= :now
    and (t.allow_overlapping = 1
-        or not exists (select 1 from runs u
-                        where u.workflow_id = t.workflow_id and u.triggered_by = 'cron' and u.completed_at is null))
+        or (select count(*)
+              from runs u
+             where u.workflow_id = t.workflow_id and u.triggered_by = 'cron' and u.completed_at is null) = 0)
  order by t.next_fire_at, t.workflow_id
  limit :limit;
 
@@ -167,14 +168,14 @@ select :id, w.id, v.id, 'pending', 'webhook',
    and (h.rate_limit is null or h.window_number <> :seconds / h.rate_window_seconds or h.window_count < h.rate_limit)
    and case when not exists (select 1 from json_each(h.methods) as m where m.value = :method) then 'method'
             else coalesce(
-                 (select min('header ' || n.key)
-                    from json_each(h.required_headers) as n
+                 (select min('header ' || need.key)
+                    from json_each(h.required_headers) as need
                    where not exists (select 1 from json_each(:headers) as g
-                                      where g.key = n.key and g.value = coalesce(n.value, g.value))),
-                 (select min('query ' || n.key)
-                    from json_each(h.required_query) as n
+                                      where g.key = need.key and g.value = coalesce(need.value, g.value))),
+                 (select min('query ' || need.key)
+                    from json_each(h.required_query) as need
                    where not exists (select 1 from json_each(:query) as g
-                                      where g.key = n.key and g.value = coalesce(n.value, g.value)))) end is null
+                                      where g.key = need.key and g.value = coalesce(need.value, g.value)))) end is null
     on conflict (workflow_id, idempotency_key) where idempotency_key is not null do nothing;
 insert into run_events (run_id, number, actor, action, at, metadata)
 select :id, 1, :actor, 'created', :now, '{}'
@@ -195,14 +196,15 @@ select h.found is null and r.id is not null as applied,
        select h.workflow_id, h.rate_window_seconds,
               case when not exists (select 1 from json_each(h.methods) as m where m.value = :method) then 'method'
                    else coalesce(
-                        (select min('header ' || n.key)
-                           from json_each(h.required_headers) as n
+                        (select min('header ' || need.key)
+                           from json_each(h.required_headers) as need
                           where not exists (select 1 from json_each(:headers) as g
-                                             where g.key = n.key and g.value = coalesce(n.value, g.value))),
-                        (select min('query ' || n.key)
-                           from json_each(h.required_query) as n
+                                             where g.key = need.key and g.value = coalesce(need.value, g.value))),
+                        (select min('query ' || need.key)
+                           from json_each(h.required_query) as need
                           where not exists (select 1 from json_each(:query) as g
-                                             where g.key = n.key and g.value = coalesce(n.value, g.value)))) end as found
+                                             where g.key = need.key and g.value = coalesce(need.value, g.value))))
+              end as found
          from webhook_triggers h
         where h.workflow_id = :workflow_id) h on h.workflow_id = w.id
   left join runs r

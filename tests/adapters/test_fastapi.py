@@ -118,6 +118,7 @@ MAPPING: list[tuple[DalError, int, str, int | None, dict[str, object]]] = [
     (errors.Unavailable("x"), 503, "unavailable", 1, {}),
     (errors.Overloaded("x", retry_after=4.2), 503, "overloaded", 5, {}),
     (errors.Overloaded("x", retry_after=0.01), 503, "overloaded", 1, {}),
+    (errors.RateLimited("x", retry_after=59.5), 429, "rate-limited", 60, {}),
     (errors.ReadOnly("x"), 503, "read-only", 1, {}),
     (errors.CorruptDatabase("x"), 503, "corrupt-database", 30, {}),
     (errors.DiskFull("x"), 503, "disk-full", 30, {}),

@@ -1,12 +1,9 @@
 -- Runs as a queue: what is pending, in the order it is claimed in; which leases have run out. Then triggers, which make
 -- runs: webhooks, schedules, retries. One row for each workflow and kind.
 
--- A waiting run is in line from its creation on, a retry from the time it was put off to.
-create index runs_pending_idx on runs (coalesce(retry_at, created_at), id) where status = 'pending';
-create index runs_workflow_pending_idx on runs (workflow_id, coalesce(retry_at, created_at), id)
-    where status = 'pending';
--- For runs whose creation lies ahead of the claimer's clock, past which retries wait that are not due.
-create index runs_pending_created_idx on runs (created_at, id) where status = 'pending' and retry_at is null;
+-- Two lines in each, to claim from: runs without retry_at by age, and retries by when they are due.
+create index runs_pending_idx on runs (retry_at, created_at, id) where status = 'pending';
+create index runs_workflow_pending_idx on runs (workflow_id, retry_at, created_at, id) where status = 'pending';
 create index runs_lease_idx on runs (lease_expires_at, id) where lease_expires_at is not null;
 create index runs_cron_unfinished_idx on runs (workflow_id) where triggered_by = 'cron' and completed_at is null;
 
