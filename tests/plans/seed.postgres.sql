@@ -28,7 +28,7 @@ select w.id, e.number, 'user-' || (e.number % 40), case e.number when 1 then 'cr
  order by w.id, e.number;
 
 insert into workflow_versions (id, workflow_id, number, graph, graph_hash, metadata, created_at, created_by, updated_at)
-select ('01a00000-0000-7000-8000-' || lpad(to_hex(n * 100000 + v.number), 12, '0'))::uuid,
+select ('01a00000-0000-7000-8000-' || lpad(to_hex(n::bigint * 100000 + v.number), 12, '0'))::uuid,
        ('01900000-0000-7000-8000-' || lpad(to_hex(n), 12, '0'))::uuid, v.number,
        jsonb_build_object('nodes', jsonb_build_array('start', 'step-' || v.number, 'end')),
        'v1:' || lpad(to_hex(v.number % 100), 64, '0'), '{}',
@@ -41,7 +41,7 @@ insert into runs (id, workflow_id, version_id, status, triggered_by, inputs, tag
                   last_event, created_at, started_at, completed_at, updated_at)
 select ('01b00000-0000-7000-8000-' || lpad(to_hex(m), 12, '0'))::uuid,
        ('01900000-0000-7000-8000-' || lpad(to_hex(n), 12, '0'))::uuid,
-       ('01a00000-0000-7000-8000-' || lpad(to_hex(n * 100000 + 1), 12, '0'))::uuid,
+       ('01a00000-0000-7000-8000-' || lpad(to_hex(n::bigint * 100000 + 1), 12, '0'))::uuid,
        status, 'user-' || (m % 40), jsonb_build_object('order', m), '[]', '[]', '{}',
        case when m % 3 = 0 then 'key-' || m end, case status when 'pending' then 1 when 'running' then 2 else 3 end,
        at, case when status <> 'pending' then at end, case when status not in ('pending', 'running') then at end, at
@@ -67,7 +67,7 @@ select 'order-' || n, case when n % 2 = 0 then 'v1:' || lpad(to_hex(n % 100), 64
 -- Some pending runs are retries that are not due, more of them in a larger seed; half of the running ones have a lease.
 update runs
    set attempt = 2, retry_at = timestamptz '2026-03-01T00:00:01Z' + (created_at - timestamptz '2026-02-01T00:00:00Z')
- where status = 'pending' and id::text ~ '[2468ace]$';
+ where status = 'pending' and id::text ~ '[048c]$';
 
 update runs
    set lease_owner = 'worker-1', lease_expires_at = timestamptz '2026-02-27T00:00:00Z' + (created_at - timestamptz '2026-02-01T00:00:00Z')

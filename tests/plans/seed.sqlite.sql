@@ -84,7 +84,7 @@ update runs
    set attempt = 2,
        retry_at = strftime('%Y-%m-%dT%H:%M:%S.000000Z', '2026-03-01T00:00:01',
                            (unixepoch(created_at) - unixepoch('2026-02-01')) || ' seconds')
- where status = 'pending' and id glob '*[2468ace]';
+ where status = 'pending' and id glob '*[048c]';
 
 update runs
    set lease_owner = 'worker-1',
