@@ -73,7 +73,7 @@ class Queries:
         """runs.sql: pending → running. Refused with the state found."""
 
     async def mark_run_succeeded(self, *, run_id: UUID, output: Json, worker: str | None, actor: str, now: datetime) -> Applied[Run] | None:
-        """runs.sql: running → succeeded. Refused with the state found, or with 'lease' if it is not the worker that has it, no worker that of a run without one."""
+        """runs.sql: running → succeeded. Refused with the state found, or with 'lease' if it is not the worker that has it; no worker is that of a run without one."""
 
     async def mark_run_failed(self, *, run_id: UUID, error: str, worker: str | None, actor: str, now: datetime) -> Applied[Run] | None:
         """runs.sql: pending or running → failed. Refused as mark_run_succeeded is; a worker has no pending run."""
@@ -82,7 +82,7 @@ class Queries:
         """runs.sql: pending or running → cancelled, the reason kept as the run's error. Refused with the state found."""
 
     async def claim_runs(self, *, worker: str, lease_expires_at: datetime, limit: int, now: datetime) -> list[Run]:
-        """runs.sql: Pending runs become running under a lease: those that have been in line for longest, a retry since the time it was put off to. What another is claiming is left to it."""
+        """runs.sql: Pending runs become running under a lease: those that have waited longest, a retry since the time it was put off to. What another is claiming is left to it, and that is for a moment more than it takes: enough of each of the two lines."""
 
     async def claim_runs_of_workflow(self, *, workflow_id: UUID, worker: str, lease_expires_at: datetime, limit: int, now: datetime) -> list[Run]:
         """runs.sql: claim_runs, of one workflow."""

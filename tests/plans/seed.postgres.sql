@@ -90,7 +90,7 @@ select ('01900000-0000-7000-8000-' || lpad(to_hex(n), 12, '0'))::uuid, '*/5 * * 
 insert into webhook_triggers (workflow_id, methods, required_headers, required_query, secret_ref, secret_headers,
                               secret_query, rate_limit, rate_window_seconds, window_number, window_count, created_at,
                               created_by, updated_at)
-select ('01900000-0000-7000-8000-' || lpad(to_hex(n), 12, '0'))::uuid, '["POST"]', '{"x-event": "push", "x-sig": null}',
+select ('01900000-0000-7000-8000-' || lpad(to_hex(n), 12, '0'))::uuid, '["POST"]', '{"x-sig": null, "x-event": "push"}',
        '{}', 'secret-' || n, '["x-sig"]', '[]', case when n % 3 = 0 then 5 end, case when n % 3 = 0 then 60 end, 0, 0,
        timestamptz '2026-02-01T00:00:00Z', 'user-' || (n % 40), timestamptz '2026-02-01T00:00:00Z'
   from generate_series(1, 1000 * :scale) as n

@@ -111,7 +111,7 @@ insert into webhook_triggers (workflow_id, methods, required_headers, required_q
                               secret_query, rate_limit, rate_window_seconds, window_number, window_count, created_at,
                               created_by, updated_at)
 with recursive s (n) as (select 1 union all select n + 1 from s where n < 1000 * :scale)
-select printf('01900000-0000-7000-8000-%012x', n), '["POST"]', '{"x-event": "push", "x-sig": null}', '{}', 'secret-' || n,
+select printf('01900000-0000-7000-8000-%012x', n), '["POST"]', '{"x-sig": null, "x-event": "push"}', '{}', 'secret-' || n,
        '["x-sig"]', '[]', case when n % 3 = 0 then 5 end, case when n % 3 = 0 then 60 end, 0, 0,
        '2026-02-01T00:00:00.000000Z', 'user-' || (n % 40), '2026-02-01T00:00:00.000000Z'
   from s
