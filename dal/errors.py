@@ -7,8 +7,8 @@
     ├─ Conflict (.constraint)
     │  └─ AlreadyExists, HandleTaken, RevisionConflict, IdempotencyConflict, ConstraintViolated
     ├─ InvalidState (.found)
-    │  └─ InvalidTransition, LeaseLost, WorkflowArchived, WebhookRefused, AlreadyPublished, NotPublished,
-    │     TransactionAborted, Closed
+    │  ├─ InvalidTransition, LeaseLost, WorkflowArchived, WebhookRefused
+    │  └─ AlreadyPublished, NotPublished, TransactionAborted, Closed
     ├─ Unavailable                              trying again may help
     │  ├─ Overloaded (.retry_after)
     │  │  └─ RateLimited
