@@ -121,6 +121,7 @@ class SqliteSync:
     def unit(self, options: Options) -> Iterator[Unit]:
         """An interactive transaction."""
         refuse_nested(self)
+        self.file.check_open()
         with self._held(options) as (connection, release):
             unit = Unit(self, self.file, connection, options, self.ran)
             unit.begin()
@@ -172,7 +173,10 @@ class SqliteSync:
         return {**readers, **self._lane.figures()}
 
     def close(self) -> None:
-        """Refuse new callers and those that wait, let those that run end, then close."""
+        """Refuse new callers and those that wait, let those that run end, then close. Nothing happens in a forked
+        process."""
+        if self.file.forked:
+            return
         with self._lane.closing():
             if self.file.closed:
                 return
@@ -379,7 +383,10 @@ class SqliteAsync:
         return {**readers, **self._lane.figures()}
 
     async def close(self) -> None:
-        """Refuse new callers and those that wait, let those that run end, then close."""
+        """Refuse new callers and those that wait, let those that run end, then close. Nothing happens in a forked
+        process."""
+        if self.file.forked:
+            return
         async with self._lane.closing():
             if self.file.closed:
                 return

@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeAlias
 from urllib.parse import quote
 
+from dal.core import forks
 from dal.core.catalog import Query
 from dal.errors import (
     Closed,
@@ -75,6 +76,8 @@ def translate(error: sqlite3.Error, query: Query | None = None) -> DalError:
 class File:
     """A database file as one process uses it: a writing connection, readers, and the pragmas both are checked for."""
 
+    forked: bool
+
     def __init__(self, settings: Settings) -> None:
         """Opens the file, made if missing with mode 0600. Raises Invalid, SchemaError, CorruptDatabase, Unavailable."""
         self.settings = settings
@@ -98,6 +101,7 @@ class File:
                 self.idle.put(self.readers[-1])
             self._lock = _open_lock(self.path)
             self._look_round()
+            forks.watch(self)
         except sqlite3.Error as error:
             self._close_all()
             raise _opening_fault(self.path, error) from error
@@ -218,7 +222,9 @@ class File:
         return True
 
     def check_open(self) -> None:
-        """Raise Closed once it is closed, and Unavailable when the file was taken away."""
+        """Raise Closed once closed, InvalidState in a forked process, Unavailable when the file was taken away."""
+        if self.forked:
+            raise forks.refusal()
         if self.closed:
             raise Closed("open another with dal.connect")
         if time.monotonic() >= self._look_again:

@@ -6,6 +6,7 @@ import sqlite3
 import threading
 from collections import Counter
 
+from dal.core import forks
 from dal.core.catalog import Query
 from dal.core.face import Options
 from dal.core.sqlite_file import File, Rows, Values, roll_back, run_script, translate
@@ -89,6 +90,8 @@ class Unit:
 
     def _check(self, query: Query | None = None) -> sqlite3.Connection:
         name = query.name if query else None
+        if self._file.forked:
+            raise forks.refusal()
         if self._expired:
             raise self._too_late(query)
         if self.ended or not self._begun:
@@ -136,7 +139,8 @@ class Unit:
             if self.ended:
                 return
             self.ended = True
-        roll_back(self._own)
+        if not self._file.forked:
+            roll_back(self._own)
 
     def savepoint(self) -> str:
         """Set a savepoint; returns its name for ``release`` or ``undo``."""

@@ -503,3 +503,82 @@ def test_several_owners_of_a_file_keep_its_log_short(make_db: Callable[..., Dal[
         for db in dbs:
             fill(db, 2)
     assert log.stat().st_size < 12 * 2**20, "of 24 MiB that were written"
+
+
+# --- forks ------------------------------------------------------------------------------------------------------------
+
+FORKED = """
+import asyncio, os, sys, warnings, dal
+warnings.simplefilter("ignore", DeprecationWarning)  # Python 3.12 warns of what is tested here
+url = sys.argv[1]
+
+def refused(call):
+    try:
+        call()
+    except dal.InvalidState as error:
+        assert "open another after the fork" in str(error), error
+        return
+    raise AssertionError("accepted")
+
+def in_child(work):
+    pid = os.fork()
+    if pid == 0:
+        code = 1
+        try:
+            work()
+            code = 0
+        finally:
+            os._exit(code)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+
+db = dal.connect(url)
+flow = db.workflows.create("before", actor="ann")
+with db.transaction() as tx:
+    tx.workflows.create("inside", actor="ann")
+
+    def child():
+        refused(lambda: tx.workflows.list())
+        refused(lambda: tx.connection)
+        db.close()
+
+    in_child(child)
+    tx.workflows.create("inside too", actor="ann")
+
+def other():
+    refused(lambda: db.workflows.get(flow.id))
+    refused(lambda: db.workflows.create("child", actor="ann"))
+    refused(lambda: db.transaction().__enter__())
+    refused(lambda: db.transact(lambda tx: None))
+    db.close()
+    with dal.connect(url) as own:
+        own.workflows.create("of the child", actor="ann")
+
+in_child(other)
+assert [flow.name for flow in db.workflows.list().items] == ["of the child", "inside too", "inside", "before"]
+db.workflows.create("after", actor="ann")
+db.close()
+
+async def main():
+    async with dal.aconnect(url) as db:
+        await db.workflows.list()
+
+        def child():
+            refused(lambda: db.workflows.list().send(None))
+            refused(lambda: db.workflows.create("child", actor="ann").send(None))
+            try:
+                db.close().send(None)
+            except StopIteration:
+                pass
+
+        in_child(child)
+        assert len((await db.workflows.list()).items) == 5
+        await db.workflows.create("at last", actor="ann")
+
+asyncio.run(main())
+print("whole")
+"""
+
+
+def test_a_forked_child_is_refused_and_its_parent_goes_on(sqlite_url: str) -> None:
+    done = subprocess.run([sys.executable, "-c", FORKED, sqlite_url], capture_output=True, text=True, timeout=PATIENCE)
+    assert (done.returncode, done.stdout) == (0, "whole\n"), done.stderr[-3000:]
