@@ -19,7 +19,7 @@ export PYRIGHT_PYTHON_IGNORE_WARNINGS := 1
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-postgres serve test test-all faults check generate plans load bench up down lock clean
+.PHONY: help demo demo-postgres serve test test-all faults check generate plans load bench bench-growth up down lock clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -64,6 +64,9 @@ load: $(STAMP)  ## 100 users against PostgreSQL; fails when a p95 misses its tar
 
 bench: $(STAMP)  ## beside the bare drivers, as ratios
 	$(DURABLE) $(BIN)/python -m bench --url {dsn}
+
+bench-growth: $(STAMP)  ## the work of queries on 1,000,000 rows, against the same on 10,000
+	$(SERVER) $(BIN)/python -m bench.growth --url {dsn}
 
 # The password: POSTGRES_PASSWORD, or the file that POSTGRES_PASSWORD_FILE names, or POSTGRES_PASSWORD= in .env.
 up:  ## PostgreSQL in Docker, waiting until it is healthy

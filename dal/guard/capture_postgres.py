@@ -48,14 +48,14 @@ def capture_postgres(
     taken: dict[str, Capture | Skipped | CannotCapture] = {}
     try:
         works: dict[str, dict[str, dict[str, Work]]] = {}
-        with _database(url, catalog, sources, "small", changes) as connection:
+        with filled(url, catalog, sources, SIZES["small"], changes) as connection:
             for query, cases in _wanted(catalog, sources, taken):
                 with _noted(taken, query):
-                    works[query.name] = {"small": _works(connection, query, cases)}
-        with _database(url, catalog, sources, "large", changes) as connection:
+                    works[query.name] = {"small": works_of(connection, query, cases)}
+        with filled(url, catalog, sources, SIZES["large"], changes) as connection:
             for query, cases in _wanted(catalog, sources, taken):
                 with _noted(taken, query):
-                    works[query.name]["large"] = _works(connection, query, cases)
+                    works[query.name]["large"] = works_of(connection, query, cases)
                     taken[query.name] = _capture(connection, query, cases, works[query.name])
     except psycopg.errors.InsufficientPrivilege as error:
         raise CannotCapture(
@@ -97,7 +97,10 @@ def _noted(taken: dict[str, Capture | Skipped | CannotCapture], query: Query) ->
 
 
 @contextmanager
-def _database(url: str, catalog: Catalog, sources: Sources, size: str, changes: Sequence[str]) -> Iterator[Connection]:
+def filled(
+    url: str, catalog: Catalog, sources: Sources, scale: int, changes: Sequence[str] = ()
+) -> Iterator[Connection]:
+    """A database of its own, filled from the seed; dropped at the end. scale: what :scale is in the seed."""
     name = f"dal_plans_{secrets.token_hex(6)}"
     door = PostgresDoor(Settings.from_url(url))
     try:
@@ -110,7 +113,7 @@ def _database(url: str, catalog: Catalog, sources: Sources, size: str, changes: 
             target = make_conninfo(**{**given, "dbname": name})
             with psycopg.connect(target, autocommit=True, prepare_threshold=None) as connection:
                 _pin(connection)
-                _fill(connection, catalog, sources, size, changes)
+                _fill(connection, catalog, sources, scale, changes)
                 yield connection
         finally:
             door.connection.execute(f"drop database {name} with (force)".encode())
@@ -127,7 +130,7 @@ def _pin(connection: Connection) -> None:
         connection.execute("select set_config(%s, %s, false)", (name, value))
 
 
-def _fill(connection: Connection, catalog: Catalog, sources: Sources, size: str, changes: Sequence[str]) -> None:
+def _fill(connection: Connection, catalog: Catalog, sources: Sources, scale: int, changes: Sequence[str]) -> None:
     profile: Mapping[str, Any] = sources.policy()["tables"]
     for sql in (*schema_statements(catalog), *changes):
         connection.execute(sql.encode())
@@ -136,7 +139,7 @@ def _fill(connection: Connection, catalog: Catalog, sources: Sources, size: str,
         for column, distinct in facts.get("distinct", {}).items():
             connection.execute(f"alter table {table} alter column {column} set (n_distinct = {distinct})".encode())
     connection.execute(b"begin")
-    for sql in sources.seed("postgres", SIZES[size]):
+    for sql in sources.seed("postgres", scale):
         connection.execute(sql.encode())
     connection.execute(b"commit")
     connection.execute(f"vacuum (freeze, analyze) {', '.join(profile)}".encode())
@@ -205,7 +208,7 @@ def _explain(connection: Connection, query: Query, values: Mapping[str, Any], op
 _COUNTED = ", analyze, buffers, timing off, summary off"
 
 
-def _works(connection: Connection, query: Query, cases: Cases) -> dict[str, Work]:
+def works_of(connection: Connection, query: Query, cases: Cases) -> dict[str, Work]:
     """What the plan that serves a query does, by case: run twice, undone, the second run counted."""
     done = {}
     with prepared(connection, query, "custom" if query.custom else "generic"):
@@ -239,7 +242,7 @@ def _capture(connection: Connection, query: Query, cases: Cases, works: Mapping[
         with prepared(connection, query, "generic"):
             tree = from_explain(_explain(connection, query, anything), params)
         if tree.hash != generic.hash:
-            cautious, cautious_work = tree, _works(connection, query, cases)
+            cautious, cautious_work = tree, works_of(connection, query, cases)
     finally:
         connection.execute("select set_config('random_page_cost', %s, false)", (PINNED["random_page_cost"],))
     version = str(connection.info.server_version // 10000)

@@ -45,10 +45,7 @@ def _capture_all(
         databases = {}
         for size, scale in SIZES.items():
             connection = stack.enter_context(private_sqlite(catalog, changes))
-            connection.execute("begin")
-            for sql in sources.seed("sqlite", scale):
-                connection.execute(sql)
-            connection.execute("commit")
+            fill(connection, sources, scale)
             databases[size] = connection
         taken: dict[str, Capture | Skipped | CannotCapture] = {}
         for query in catalog.queries.values():
@@ -67,6 +64,14 @@ def _capture_all(
         return taken
 
 
+def fill(connection: sqlite3.Connection, sources: Sources, scale: int) -> None:
+    """Fill a database from the seed. scale: what :scale is in it."""
+    connection.execute("begin")
+    for sql in sources.seed("sqlite", scale):
+        connection.execute(sql)
+    connection.execute("commit")
+
+
 def _bound(capture: Capture, sources: Sources) -> list[tuple[str, tuple[tuple[object, ...], ...]]]:
     cases = sources.cases(capture.query)
     assert not isinstance(cases, Skipped)  # a capture was taken
@@ -82,7 +87,7 @@ def _capture(query: Query, sources: Sources, databases: Mapping[str, sqlite3.Con
         try:
             bound = query.bind(values)
             steps = _steps(databases["large"], query, bound, _index_names(databases["large"]))
-            work = {size: _work(connection, query, bound) for size, connection in databases.items()}
+            work = {size: work_of(connection, query, bound) for size, connection in databases.items()}
         except (sqlite3.Error, ValueError) as error:
             raise CannotCapture(f"{query.name}, case {case}: SQLite says: {error}") from error
         done[case] = Case(work["large"].returned, steps=steps, work=work)
@@ -102,7 +107,7 @@ def _steps(
     return steps
 
 
-def _work(connection: sqlite3.Connection, query: Query, bound: Sequence[Sequence[Any]]) -> Work:
+def work_of(connection: sqlite3.Connection, query: Query, bound: Sequence[Sequence[Any]]) -> Work:
     """Run the query twice and undo it; count the second time, when every statement is prepared already."""
     _run(connection, query, bound)
     return _run(connection, query, bound)

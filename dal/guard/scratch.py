@@ -33,9 +33,12 @@ def schema_statements(catalog: Catalog) -> Iterator[str]:
 
 
 @contextmanager
-def private_sqlite(catalog: Catalog, changes: Sequence[str] = ()) -> Iterator[sqlite3.Connection]:
-    """An empty database in memory with the schema, and with these statements run after the migrations."""
-    connection = sqlite3.connect(":memory:", isolation_level=None, cached_statements=512)
+def private_sqlite(
+    catalog: Catalog, changes: Sequence[str] = (), *, path: str = ":memory:"
+) -> Iterator[sqlite3.Connection]:
+    """An empty database with the schema, and with these statements run after the migrations. path: in memory by
+    default; "" is a temporary file."""
+    connection = sqlite3.connect(path, isolation_level=None, cached_statements=512)
     try:
         connection.execute("pragma foreign_keys = 1")
         connection.execute("pragma recursive_triggers = 1")

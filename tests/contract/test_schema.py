@@ -332,12 +332,13 @@ TYPES = {
     "text": "text",
     "bigint": "integer",
     "boolean": "integer",
+    "double precision": "real",
 }
 
 
 def logical(index: SchemaIndex) -> tuple[str, bool, str, str]:
     """An index without its name, the predicate as PostgreSQL would write it."""
-    predicate = re.sub(r"[()]", "", index.predicate or "").lower()
+    predicate = re.sub(r"[()]|::text", "", index.predicate or "").lower()
     predicate = re.sub(r"^(\w+) = 0$", r"not \1", re.sub(r"^(\w+) = 1$", r"\1", predicate))
     return index.table_name, index.is_unique, index.columns, predicate
 
