@@ -22,25 +22,32 @@ from dal.errors import (
     InvalidState,
     InvalidTransition,
     KeyNotFound,
+    LeaseLost,
     NotFound,
     NotPublished,
     OutcomeUnknown,
     Overloaded,
+    RateLimited,
     ReadOnly,
     RevisionConflict,
     RunNotFound,
     SchemaError,
     TransactionAborted,
+    TriggerNotFound,
     Unavailable,
     VersionNotFound,
+    WebhookRefused,
     WorkflowArchived,
     WorkflowNotFound,
 )
 from dal.settings import Settings
+from dal.stores.crons import Cron
 from dal.stores.history import Execution, ExecutionStatus, Step
 from dal.stores.keys import Key
+from dal.stores.retries import RetryPolicy
 from dal.stores.runs import Run, RunStatus
 from dal.stores.versions import Version
+from dal.stores.webhooks import Webhook
 from dal.stores.workflows import DraftAccess, Event, Workflow
 
 __all__ = [
@@ -52,6 +59,7 @@ __all__ = [
     "Conflict",
     "ConstraintViolated",
     "CorruptDatabase",
+    "Cron",
     "Dal",
     "DalError",
     "DiskFull",
@@ -69,12 +77,15 @@ __all__ = [
     "Json",
     "Key",
     "KeyNotFound",
+    "LeaseLost",
     "NotFound",
     "NotPublished",
     "OutcomeUnknown",
     "Overloaded",
     "Page",
+    "RateLimited",
     "ReadOnly",
+    "RetryPolicy",
     "RevisionConflict",
     "Run",
     "RunNotFound",
@@ -84,10 +95,13 @@ __all__ = [
     "Step",
     "Sync",
     "TransactionAborted",
+    "TriggerNotFound",
     "Tx",
     "Unavailable",
     "Version",
     "VersionNotFound",
+    "Webhook",
+    "WebhookRefused",
     "Workflow",
     "WorkflowArchived",
     "WorkflowNotFound",

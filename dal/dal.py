@@ -24,10 +24,14 @@ from dal.core.sqlite_door import SqliteDoor
 from dal.core.sqlite_file import File
 from dal.errors import CatalogError, Invalid
 from dal.settings import Settings
+from dal.stores.crons import Cron
 from dal.stores.history import Execution, History, Step, StreamedStep
 from dal.stores.keys import Asked, Claim, Claims, Key, Keys
-from dal.stores.runs import Run, Runs
+from dal.stores.retries import FailedRun, RetryPolicy
+from dal.stores.runs import Run, Runs, StatusCount
+from dal.stores.triggers import Triggers
 from dal.stores.versions import Version, Versions
+from dal.stores.webhooks import Webhook
 from dal.stores.workflows import Event, Workflow, Workflows
 
 T = TypeVar("T")
@@ -47,8 +51,11 @@ class Health(Struct, frozen=True):
 
 
 _MODELS: tuple[type[Struct], ...] = (
-    Workflow, Event, Version, Run, Key, Claim, Execution, Step, StreamedStep, *MODELS
-)  # fmt: skip
+    *(Workflow, Event, Version, Run, StatusCount, Key, Claim),
+    *(Cron, Webhook, RetryPolicy, FailedRun),
+    *(Execution, Step, StreamedStep),
+    *MODELS,
+)
 MODELS_BY_NAME = {model.__name__: model for model in _MODELS}
 
 
@@ -65,6 +72,7 @@ class Stores(Store[M]):
         self.workflows: Workflows[M] = Workflows(runner, clock)
         self.versions: Versions[M] = Versions(runner, clock)
         self.runs: Runs[M] = Runs(runner, clock)
+        self.triggers: Triggers[M] = Triggers(runner, clock)
         self.keys: Keys[M] = Keys(runner, clock)
         self.history: History[M] = History(runner, clock)
 

@@ -3,13 +3,15 @@
     DalError
     ├─ Invalid (also ValueError; .path)         bad argument; nothing was sent
     ├─ NotFound (also LookupError)
-    │  └─ WorkflowNotFound, VersionNotFound, RunNotFound, KeyNotFound, ExecutionNotFound
+    │  └─ WorkflowNotFound, VersionNotFound, RunNotFound, TriggerNotFound, KeyNotFound, ExecutionNotFound
     ├─ Conflict (.constraint)
     │  └─ AlreadyExists, HandleTaken, RevisionConflict, IdempotencyConflict, ConstraintViolated
     ├─ InvalidState (.found)
-    │  └─ InvalidTransition, WorkflowArchived, AlreadyPublished, NotPublished, TransactionAborted, Closed
+    │  ├─ InvalidTransition, LeaseLost, WorkflowArchived, WebhookRefused
+    │  └─ AlreadyPublished, NotPublished, TransactionAborted, Closed
     ├─ Unavailable                              trying again may help
     │  ├─ Overloaded (.retry_after)
+    │  │  └─ RateLimited
     │  ├─ ReadOnly
     │  ├─ CorruptDatabase
     │  └─ DiskFull
@@ -93,6 +95,10 @@ class RunNotFound(NotFound):
     """No run has this id."""
 
 
+class TriggerNotFound(NotFound):
+    """The workflow has no such trigger."""
+
+
 class KeyNotFound(NotFound):
     """No transaction has committed under this idempotency key."""
 
@@ -148,6 +154,14 @@ class InvalidTransition(InvalidState):
     """The present state does not allow this transition."""
 
 
+class LeaseLost(InvalidState):
+    """The run is not under a lease of this worker."""
+
+
+class WebhookRefused(InvalidState):
+    """The webhook does not accept this request."""
+
+
 class WorkflowArchived(InvalidState):
     """An archived workflow takes no new version, run or trigger."""
 
@@ -179,6 +193,10 @@ class Overloaded(Unavailable):
         """retry_after: seconds after which it is worth asking again."""
         super().__init__(detail, query=query)
         self.retry_after = retry_after
+
+
+class RateLimited(Overloaded):
+    """The webhook has taken all the requests that it takes in this window of time."""
 
 
 class ReadOnly(Unavailable):

@@ -26,6 +26,7 @@ from dal.errors import (
     NotFound,
     OutcomeUnknown,
     Overloaded,
+    RateLimited,
     SchemaError,
     TransactionAborted,
     Unavailable,
@@ -81,6 +82,7 @@ _RULES: Mapping[type[DalError], _Rule] = {
     TransactionAborted: _Rule(500, 0, "Nothing was changed. This is a mistake in the server's program."),
     Closed: _Rule(503, 1, _AGAIN),  # the server is going away, and another will answer
     Unavailable: _Rule(503, 1, _AGAIN),
+    RateLimited: _Rule(429),
     DiskFull: _Rule(503, 30, _AGAIN),
     CorruptDatabase: _Rule(503, 30, _AGAIN),
     OutcomeUnknown: _Rule(

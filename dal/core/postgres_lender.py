@@ -137,7 +137,7 @@ class Lender:
         """Our error for psycopg's, after what follows from it for the connection and the pool. options: of the
         transaction it was met in."""
         lost = bool(connection.closed) or error.sqlstate in ENDED
-        if phase != "undone" and not isinstance(error, Late) and connection.dal_cursor.pgresult is not None:
+        if lost and phase != "undone" and not isinstance(error, Late) and connection.dal_cursor.pgresult is not None:
             # It was answered. What failed is psycopg's forgetting of another statement, prepared long ago.
             fault: DalError = OutcomeUnknown("the connection was lost", query=query.name if query else None)
         else:

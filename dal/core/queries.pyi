@@ -6,10 +6,13 @@ from uuid import UUID
 
 from dal.core.rows import Applied, Json
 from dal.core.schema import AppliedMigration, Damage, SchemaColumn, SchemaIndex, SchemaReference, ServerFacts
+from dal.stores.crons import Cron
 from dal.stores.history import Execution, Step, StreamedStep
 from dal.stores.keys import Claim, Key
-from dal.stores.runs import Run
+from dal.stores.retries import FailedRun, RetryPolicy
+from dal.stores.runs import Run, StatusCount
 from dal.stores.versions import Version
+from dal.stores.webhooks import Webhook
 from dal.stores.workflows import Event, Workflow
 
 class Queries:
@@ -100,17 +103,74 @@ class Queries:
     async def mark_run_running(self, *, run_id: UUID, actor: str, now: datetime) -> Applied[Run] | None:
         """runs.sql: pending → running. Refused with the state found."""
 
-    async def mark_run_succeeded(self, *, run_id: UUID, output: Json, actor: str, now: datetime) -> Applied[Run] | None:
-        """runs.sql: running → succeeded. Refused with the state found."""
+    async def mark_run_succeeded(self, *, run_id: UUID, output: Json, worker: str | None, actor: str, now: datetime) -> Applied[Run] | None:
+        """runs.sql: running → succeeded. Refused with the state found, or with 'lease' if it is not the worker that has it; no worker is that of a run without one."""
 
-    async def mark_run_failed(self, *, run_id: UUID, error: str, actor: str, now: datetime) -> Applied[Run] | None:
-        """runs.sql: pending or running → failed. Refused with the state found."""
+    async def mark_run_failed(self, *, run_id: UUID, error: str, worker: str | None, actor: str, now: datetime) -> Applied[Run] | None:
+        """runs.sql: pending or running → failed. Refused as mark_run_succeeded is; a worker has no pending run."""
 
     async def mark_run_cancelled(self, *, run_id: UUID, reason: str | None, actor: str, now: datetime) -> Applied[Run] | None:
         """runs.sql: pending or running → cancelled, the reason kept as the run's error. Refused with the state found."""
 
+    async def claim_runs(self, *, worker: str, lease_expires_at: datetime, limit: int, now: datetime) -> list[Run]:
+        """runs.sql: Pending runs become running under a lease: those that have waited longest, a retry since the time it was put off to. What another is claiming is left to it, and that is for a moment more than it takes: enough of each of the two lines."""
+
+    async def claim_runs_of_workflow(self, *, workflow_id: UUID, worker: str, lease_expires_at: datetime, limit: int, now: datetime) -> list[Run]:
+        """runs.sql: claim_runs, of one workflow."""
+
+    async def update_run_lease(self, *, run_id: UUID, worker: str, lease_expires_at: datetime, now: datetime) -> Applied[Run] | None:
+        """runs.sql: A running run's lease ends at another time. Refused with the state found, or with 'lease' if another worker has it, or nobody."""
+
+    async def requeue_runs(self, *, due: datetime, limit: int, actor: str, now: datetime) -> list[Run]:
+        """runs.sql: Running runs whose lease ended at a time or before become pending again, the longest ended first. What another is changing is left to it."""
+
+    async def count_runs(self, *, workflow_id: UUID, since: datetime) -> list[StatusCount]:
+        """runs.sql: How many runs of a workflow, created at a time or later, are in each state."""
+
     async def list_run_events(self, *, run_id: UUID, after: int, limit: int) -> list[Event]:
         """runs.sql: The audit trail of a run, oldest first, one page; after is 0 for the first."""
+
+    async def set_cron(self, *, workflow_id: UUID, expression: str, timezone: str, allow_overlapping: bool, start_at: datetime | None, end_at: datetime | None, next_fire_at: datetime | None, actor: str, now: datetime) -> Applied[Cron] | None:
+        """triggers.sql: Make a workflow's schedule, or replace it. A fire that is due stays due if the times are the same as before. Refused with 'archived'."""
+
+    async def get_cron(self, *, workflow_id: UUID) -> Cron | None:
+        """triggers.sql: A workflow's schedule."""
+
+    async def delete_cron(self, *, workflow_id: UUID, actor: str, now: datetime) -> bool | None:
+        """triggers.sql: Take a workflow's schedule away. False if there was none."""
+
+    async def list_due_crons(self, *, now: datetime, limit: int) -> list[Cron]:
+        """triggers.sql: Schedules to look at: a fire is due, and no unfinished run is in its way. The longest due first."""
+
+    async def create_cron_runs(self, *, fires: Json, actor: str, now: datetime) -> list[Run]:
+        """triggers.sql: Move schedules on, each from the time it was read with, and make a run of the latest version for each that fires; a fire is null where none is due yet. Left out: what was moved or changed since, or is being changed now; what is archived; what has an unfinished run and may not overlap. The run's idempotency key is the fire's own, so that it cannot fire twice even if its schedule is set back."""
+
+    async def set_webhook(self, *, workflow_id: UUID, methods: Json, required_headers: Json, required_query: Json, secret_ref: str | None, secret_headers: Json, secret_query: Json, rate_limit: int | None, rate_window_seconds: int | None, actor: str, now: datetime) -> Applied[Webhook] | None:
+        """triggers.sql: Make a workflow's webhook, or replace it; its count of requests begins anew. Refused with 'archived'."""
+
+    async def get_webhook(self, *, workflow_id: UUID) -> Webhook | None:
+        """triggers.sql: A workflow's webhook."""
+
+    async def delete_webhook(self, *, workflow_id: UUID, actor: str, now: datetime) -> bool | None:
+        """triggers.sql: Take a workflow's webhook away. False if there was none."""
+
+    async def create_webhook_run(self, *, id: UUID, workflow_id: UUID, method: str, headers: Json, query: Json, inputs: Json, idempotency_key: str | None, seconds: int, actor: str, now: datetime) -> Applied[Run] | None:
+        """triggers.sql: A run of the latest version for a request, without what the webhook calls secret; the first run if the idempotency key was used before. seconds: since 1970. Refused with 'webhook' if there is none; with 'method', or 'header' or 'query' and the name of what is missing; with 'archived'; with 'version' if there is none; with 'rate' and the seconds of the window that is full."""
+
+    async def set_retry_policy(self, *, workflow_id: UUID, max_attempts: int, initial_delay_seconds: float, backoff_factor: float, max_delay_seconds: float | None, jitter_factor: float, actor: str, now: datetime) -> Applied[RetryPolicy] | None:
+        """triggers.sql: Make a workflow's policy of retries, or replace it. Refused with 'archived'."""
+
+    async def get_retry_policy(self, *, workflow_id: UUID) -> Applied[RetryPolicy] | None:
+        """triggers.sql: A workflow's policy of retries; 'default' if none was set."""
+
+    async def get_failed_run(self, *, run_id: UUID) -> FailedRun | None:
+        """triggers.sql: What decides whether and when a run is retried. Its workflow's policy is null if none was set."""
+
+    async def create_retry(self, *, id: UUID, run_id: UUID, retry_at: datetime, actor: str, now: datetime) -> Applied[Run] | None:
+        """triggers.sql: A pending run that does a failed one again from a time on; the first such run if there is one. Refused with the state found if that is not failed, or with 'archived'."""
+
+    async def create_manual_runs(self, *, workflow_id: UUID, items: Json, triggered_by: str, actor: str, now: datetime) -> list[Applied[Run]]:
+        """triggers.sql: A pending run for each item {id, version_id, inputs}, of the latest version where version_id is null: all of them, or none and one row, refused with 'archived', or with 'version' and the one that the workflow has not."""
 
     async def create_version(self, *, id: UUID, workflow_id: UUID, graph: Json, graph_hash: str, mermaid: str | None, metadata: Json, runnable_config: Json | None, notes: str | None, actor: str, now: datetime) -> Applied[Version] | None:
         """versions.sql: The next version. Refused with 'archived'."""
@@ -161,10 +221,10 @@ class Queries:
         """workflows.sql: Change what is given. Refused with what was found: the present revision, where another is expected; or 'handle', which an active workflow has."""
 
     async def archive_workflow(self, *, id: UUID, actor: str, now: datetime) -> Workflow | None:
-        """workflows.sql: Archive and unpublish; one that is archived already stays as it is."""
+        """workflows.sql: Archive and unpublish, and stop its schedule; one that is archived already stays as it is."""
 
     async def unarchive_workflow(self, *, id: UUID, actor: str, now: datetime) -> Applied[Workflow] | None:
-        """workflows.sql: Make an archived workflow active; one that is active stays as it is. Refused with 'handle' if an active one has it."""
+        """workflows.sql: Make an archived workflow active, its schedule from now on; one that is active stays as it is. Refused with 'handle' if an active one has it."""
 
     async def publish_workflow(self, *, id: UUID, require_login: bool, actor: str, now: datetime) -> Applied[Workflow] | None:
         """workflows.sql: Make public. Refused with 'archived' or 'published'."""

@@ -21,7 +21,7 @@ from functools import partial
 from typing import Any, TypeVar
 
 from dal.core.catalog import Catalog, Query
-from dal.core.face import Method, Options, Retries, Started, enter, leave, refuse_nested
+from dal.core.face import Method, Options, Retries, Started, enter, leave, refuse_nested, units_of
 from dal.core.sqlite_file import File, Rows, Values, waited
 from dal.core.sqlite_lane import AsyncLane, BlockingLane, once
 from dal.core.sqlite_unit import Reading, Unit
@@ -67,6 +67,7 @@ class SqliteSync:
         self.catalog = catalog
         self.ran: Counter[str] = Counter()
         self._lane = BlockingLane(file)
+        self._close_later = False  # by who is inside a transaction, once that has ended
 
     def __call__(self, method: Method[Any, ..., T], store: Any, /, *args: Any, **kwargs: Any) -> T:
         refuse_nested(self)
@@ -124,7 +125,6 @@ class SqliteSync:
         self.file.check_open()
         with self._held(options) as (connection, release):
             unit = Unit(self, self.file, connection, options, self.ran)
-            unit.begin()
 
             def expire() -> None:
                 unit.expire()
@@ -132,15 +132,21 @@ class SqliteSync:
 
             timer = threading.Timer(self.file.settings.sqlite_tx_timeout, expire)
             timer.daemon = True
-            timer.start()
-            before = enter(unit)
+            before = None
             try:
+                unit.begin()
+                timer.start()
+                before = enter(unit)
                 yield unit
                 unit.commit()
             finally:
-                leave(before)
+                if before is not None:
+                    leave(before)
                 timer.cancel()
                 unit.roll_back()
+                unit.dispose()
+        if self._close_later:
+            self.close()
 
     @contextmanager
     def savepoint(self, unit: Unit) -> Iterator[None]:
@@ -177,14 +183,19 @@ class SqliteSync:
         process."""
         if self.file.forked:
             return
+        self.file.closing = True
+        self._close_later = bool(units_of(self))
+        if self._close_later:
+            return
         with self._lane.closing():
             if self.file.closed:
                 return
+            spared = set(self.file.readers)
             end = time.monotonic() + self.file.settings.sqlite_busy_timeout
             with suppress(queue.Empty):
-                for _ in self.file.readers:
-                    self.file.idle.get(timeout=max(0.0, end - time.monotonic()))
-            self.file.close()
+                while spared:
+                    spared.discard(self.file.idle.get(timeout=max(0.0, end - time.monotonic())))
+            self.file.close(spared)
 
 
 # --- asyncio ----------------------------------------------------------------------------------------------------------
@@ -212,6 +223,8 @@ class SqliteAsync:
         self._readers = [*self._idle]
         self._free = asyncio.Semaphore(len(self._idle))
         self._threads: dict[Unit, ThreadPoolExecutor] = {}  # in which a transaction's statements run
+        self._expiring = ThreadPoolExecutor(1, "dal-sqlite-expiry")  # nobody else's: time is up when it is up
+        self._close_later = False  # by who is inside a transaction, once that has ended
 
     async def __call__(self, method: Method[Any, ..., T], store: Any, /, *args: Any, **kwargs: Any) -> T:
         refuse_nested(self)
@@ -277,6 +290,7 @@ class SqliteAsync:
 
     def _stop(self, unit: Unit) -> None:
         """End early what a transaction does."""
+        unit.fail()
         if not unit.options.read_only:
             self.file.give_up.set()
         unit.interrupt()
@@ -295,6 +309,8 @@ class SqliteAsync:
         return self._idle.pop()
 
     def _give_reader(self, reader: _Reader) -> None:
+        if self.file.closed:
+            reader.connection.close()  # it was spared then
         self._idle.append(reader)
         self._free.release()
 
@@ -333,13 +349,22 @@ class SqliteAsync:
                     watchdog.cancel()
                 await self._hop(thread, partial(self._stop, unit), unit.commit)
             finally:
-                await self._hop(thread, None, unit.roll_back)
-                del self._threads[unit]
+                try:
+                    await self._hop(thread, None, self._end, unit)
+                finally:
+                    del self._threads[unit]
+        if self._close_later:
+            await self.close()
+
+    @staticmethod
+    def _end(unit: Unit) -> None:
+        unit.roll_back()
+        unit.dispose()
 
     async def _expire(self, unit: Unit, release: Callable[[], None]) -> None:
         await asyncio.sleep(self.file.settings.sqlite_tx_timeout)
         # Not in the unit's thread: a statement may be running there, which expire stops.
-        await asyncio.shield(asyncio.to_thread(unit.expire))
+        await asyncio.shield(asyncio.wrap_future(self._expiring.submit(unit.expire)))
         release()
 
     @asynccontextmanager
@@ -387,6 +412,10 @@ class SqliteAsync:
         process."""
         if self.file.forked:
             return
+        self.file.closing = True
+        self._close_later = bool(units_of(self))
+        if self._close_later:
+            return
         async with self._lane.closing():
             if self.file.closed:
                 return
@@ -394,8 +423,9 @@ class SqliteAsync:
                 async with asyncio.timeout(self.file.settings.sqlite_busy_timeout):
                     for _ in self._readers:
                         await self._free.acquire()
-            await self._hop(self._writer, None, self.file.close)
-        for thread in (self._writer, *(reader.thread for reader in self._readers)):
+            spared = [reader.connection for reader in self._readers if reader not in self._idle]
+            await self._hop(self._writer, None, self.file.close, spared)
+        for thread in (self._writer, self._expiring, *(reader.thread for reader in self._readers)):
             thread.shutdown(wait=False)
 
 

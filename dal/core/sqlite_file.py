@@ -16,7 +16,7 @@ import stat
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -89,7 +89,8 @@ class File:
         self.idle: queue.SimpleQueue[sqlite3.Connection] = queue.SimpleQueue()  # of those that read
         self._all: list[sqlite3.Connection] = []
         self._lock: int | None = None
-        self._checkpoints = False
+        self._checkpoints: bool | None = False  # what SQLite was told last; None: it is not known
+        self.closing = False  # nobody new is served
         self.closed = False
         self._known: dict[str, tuple[int, int]] = {}  # the file and its log, by name: device and inode
         self._look_again = 0.0
@@ -173,11 +174,16 @@ class File:
         try:
             return self.idle.get(timeout=self.settings.sqlite_busy_timeout)
         except queue.Empty:
+            if self.closing:
+                raise Closed("it was closed meanwhile; open another with dal.connect") from None
             raise waited(self.settings.sqlite_busy_timeout, "a reader") from None
 
     def give_reader(self, connection: sqlite3.Connection) -> None:
         """End the use of a reading connection."""
-        self.idle.put(connection)
+        if self.closed:
+            connection.close()  # it was spared then
+        else:
+            self.idle.put(connection)
 
     def begin_writing(self, kind: Literal["immediate", "exclusive"] = "immediate") -> None:
         """Begin a transaction on the writing connection, waiting for other processes up to the busy timeout.
@@ -198,6 +204,7 @@ class File:
         try:
             if mine != self._checkpoints:
                 pages = CHECKPOINT_PAGES if mine else 0
+                self._checkpoints = None
                 self.writer.execute(f"pragma wal_autocheckpoint = {pages}").fetchall()
                 self._checkpoints = mine
             self.writer.execute("commit")
@@ -225,7 +232,7 @@ class File:
         """Raise Closed once closed, InvalidState in a forked process, Unavailable when the file was taken away."""
         if self.forked:
             raise forks.refusal()
-        if self.closed:
+        if self.closing:
             raise Closed("open another with dal.connect")
         if time.monotonic() >= self._look_again:
             self._look_round()
@@ -253,13 +260,29 @@ class File:
                     "database in every process, and open it again"
                 )
 
-    def close(self) -> None:
+    def renew_writer(self) -> sqlite3.Connection:
+        """Write through another connection from now on; returns the one before, which can write no more.
+
+        For a connection that an application still has in hand when its transaction's time is up.
+        """
+        old, fresh = self.writer, self._open(write=True)
+        old.execute("pragma query_only = 1").fetchall()
+        self.writer, self._checkpoints = fresh, False
+        self._all.remove(old)
+        return old
+
+    def close(self, spared: Collection[sqlite3.Connection] = ()) -> None:
         """Close every connection; the last one folds the write-ahead log into the file. Calling again does nothing.
 
-        Nobody may be using one.
+        spared: readers still in use, for to close one under a statement would crash; they are told to stop, and closed
+        when they are given back.
         """
+        self.closing = True
         if not self.closed:
             self.closed = True
+            for connection in spared:
+                connection.interrupt()
+                self._all.remove(connection)
             self._close_all()
 
     def _close_all(self) -> None:

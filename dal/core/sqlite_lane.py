@@ -26,11 +26,12 @@ from contextlib import (
     contextmanager,
     suppress,
 )
+from functools import partial
 from types import BuiltinFunctionType
 
 from dal.core.catalog import Query
 from dal.core.sqlite_file import File, Rows, Values, roll_back, run_script, translate, waited
-from dal.errors import Closed, DalError, Overloaded
+from dal.errors import Closed, DalError, InvalidState, OutcomeUnknown, Overloaded
 
 MOST = 256  # writes in one group: it bounds how long the first of them waits for the last
 
@@ -38,14 +39,16 @@ MOST = 256  # writes in one group: it bounds how long the first of them waits fo
 class Place:
     """A place in the line. gate: what its owner waits at; None for one who need not wait.
 
-    given: the lane is its owner's, who must pass it on. fault: it will never be.
+    given: the lane is its owner's, who must pass it on. heir: whom to, once decided; a None in it: nobody waits.
+    left: its owner is done with it. fault: it will never be given.
     """
 
-    __slots__ = ("fault", "gate", "given")
+    __slots__ = ("fault", "gate", "given", "heir", "left")
 
     def __init__(self) -> None:
         self.gate: threading.Event | asyncio.Future[None] | None = None
-        self.given = False
+        self.given = self.left = False
+        self.heir: list[Place | None] = []
         self.fault: BaseException | None = None
 
 
@@ -82,6 +85,11 @@ class Write(Place):
         if self.fault is not None:
             raise self.fault
         return self.rows
+
+
+def _unfailed(group: Sequence[Write]) -> list[Write]:
+    """Those that somebody waits for and that did not fail by themselves."""
+    return [each for each in group if not each.fault and not each.dropped]
 
 
 class Lane:
@@ -141,15 +149,24 @@ class Lane:
                 self._file.give_up.set()
             return not write.begun and not write.settled
 
-    def _next(self) -> Place | None:
-        """The place whose the lane is now; None: the lane is free."""
+    def _choose(self, place: Place) -> Place | None:
+        """Decide whose the lane is after this place, and tell; None: nobody's. Asked again, it says the same.
+
+        So it may be interrupted anywhere, and be run again; in this order, nobody gets lost.
+        """
         with self._mutex:
-            if not self._line:
-                self._taken = False
-                return None
-            place = self._line.popleft()
-            place.given = True
-            return place
+            if not place.heir:
+                if not self._line:
+                    self._taken = False
+                    place.heir.append(None)
+                else:
+                    heir = self._line[0]
+                    heir.given = True
+                    place.heir.append(heir)
+            heir_or_none = place.heir[0]
+            if heir_or_none is not None and self._line and self._line[0] is heir_or_none:
+                self._line.popleft()
+            return heir_or_none
 
     def _shut(self) -> None:
         """Refuse who comes, and who waits."""
@@ -175,15 +192,17 @@ class Lane:
             while seen < len(self._line):
                 seen = len(self._line)
                 time.sleep(0)
-        group = self._gather(first)
+        group = [first]
         try:
+            self._gather(group)
             self._run(group)
         except Exception as error:
             self._settle([each for each in group if not each.settled], error)
         except BaseException:
             # Thrown into this thread from outside, such as KeyboardInterrupt: nobody else's write is lost by it.
             with self._mutex:
-                again = [each for each in group if not (each is first or each.settled or each.dropped)]
+                waiting = set(self._line)
+                again = [each for each in group[1:] if not (each.settled or each.dropped or each in waiting)]
                 for each in again:
                     each.begun, each.fault = False, None
                 self._line.extendleft(reversed(again))
@@ -191,16 +210,15 @@ class Lane:
         finally:
             self._tell([each for each in group if each.settled])
 
-    def _gather(self, first: Write) -> list[Write]:
+    def _gather(self, group: list[Write]) -> None:
+        """Add the writes at the head of the line."""
         with self._mutex:
-            group = [first]
             while self._line and len(group) < MOST:
                 place = self._line[0]
                 if not isinstance(place, Write):
                     break
                 group.append(place)
                 self._line.popleft()
-            return group
 
     def _run(self, group: list[Write]) -> None:
         with self._mutex:
@@ -241,24 +259,26 @@ class Lane:
         writer = self._file.writer
         committing = False
         try:
-            for number, each in enumerate(begun):
+            for each in begun:
                 self._run_one(each, savepoint=len(begun) > 1)
                 if not writer.in_transaction:  # SQLite undid all of it, not only this write
-                    return begun[:number] + begun[number + 1 :]
-            if all(each.fault or each.dropped for each in begun):
+                    return _unfailed(begun)
+            if not _unfailed(begun):
                 return []
             committing = True
             self._file.commit()
+            self._settle(begun)
+            self.commits += 1
+            self.writes += len(_unfailed(begun))
         except (sqlite3.Error, DalError) as error:
+            if len(begun) > 1 and not isinstance(error, OutcomeUnknown):
+                return _unfailed(begun)  # such as a constraint that is deferred: one of them breaks it
             for each in begun:
                 each.fail(each.fault or error)
-            return []
         except BaseException:
             if committing and not writer.in_transaction:
                 self._settle(begun)
             raise
-        self.commits += 1
-        self.writes += sum(not each.fault and not each.dropped for each in begun)
         return []
 
     def _run_one(self, each: Write, *, savepoint: bool) -> None:
@@ -299,27 +319,25 @@ class BlockingLane(Lane):
     def write(self, query: Query, values: Values) -> Rows:
         """Run a query in a transaction; returns once it is committed. Raises DalError."""
         write = Write(query, values)
-        if self._join(write) or self._wait(write):
-            try:
+        try:
+            if self._join(write) or self._wait(write):
                 self._run_group(write)
-            finally:
-                self._pass_on()
+        finally:
+            thrown = None
+            while not write.left:
+                try:
+                    self._abandon(write)
+                except Exception:
+                    raise
+                except BaseException as error:  # an interrupt must not keep the lane from the next
+                    thrown = error
+            if thrown is not None:
+                raise thrown
         return write.answer()
 
     def turn(self) -> AbstractContextManager[Callable[[], None]]:
         """Have the lane, with nobody else in it. Yields what gives it back early."""
         return self._turn()
-
-    @contextmanager
-    def _turn(self, *, closing: bool = False) -> Iterator[Callable[[], None]]:
-        place = Place()
-        if not self._join(place, closing=closing):
-            self._wait(place)
-        release = once(self._pass_on)
-        try:
-            yield release
-        finally:
-            release()
 
     @contextmanager
     def closing(self) -> Iterator[None]:
@@ -328,31 +346,47 @@ class BlockingLane(Lane):
         with self._turn(closing=True):
             yield
 
-    def _wait(self, place: Place) -> bool:
+    @contextmanager
+    def _turn(self, *, closing: bool = False) -> Iterator[Callable[[], None]]:
+        place = Place()
+        try:
+            if not self._join(place, closing=closing):
+                self._wait(place, closing=closing)
+            yield partial(self._abandon, place)
+        finally:
+            thrown = None
+            while not place.left:
+                try:
+                    self._abandon(place)
+                except Exception:
+                    raise
+                except BaseException as error:  # as in write
+                    thrown = error
+            if thrown is not None:
+                raise thrown
+
+    def _wait(self, place: Place, *, closing: bool = False) -> bool:
         """Wait until the lane is this place's: True; or until its write is settled: False."""
         gate, limit = place.gate, self._file.settings.sqlite_busy_timeout
         assert isinstance(gate, threading.Event)
-        try:
-            late = not gate.wait(limit) and self._leave(place)
-            if not late:
-                gate.wait()  # a group that it is in already is waited for
-        except BaseException:
-            if not self._leave(place):
-                if place.given:
-                    self._pass_on()
-                elif isinstance(place, Write):
-                    self._drop(place)
-            raise
-        if late:
+        if not gate.wait(None if closing else limit) and self._leave(place):
             raise waited(limit, "its turn to write")
+        gate.wait()  # a group that it is in already is waited for
         if place.fault is not None and not isinstance(place, Write):
             raise place.fault
         return place.given
 
-    def _pass_on(self) -> None:
-        place = self._next()
-        if place is not None:
-            self._tell([place])
+    def _abandon(self, place: Place) -> None:
+        """Pass the lane on, or leave the line or the group. May be interrupted, and be run again."""
+        if place.left:
+            return
+        if place.given:
+            heir = self._choose(place)
+            if heir is not None:
+                self._tell([heir])
+        elif not self._leave(place) and isinstance(place, Write) and not place.settled:
+            self._drop(place)
+        place.left = not place.given or bool(place.heir)
 
     def _new_gate(self) -> threading.Event:
         return threading.Event()
@@ -379,6 +413,8 @@ class AsyncLane(Lane):
 
         Cancelled, it is taken back, or undone, or done, and known to be one of them.
         """
+        if asyncio.get_running_loop() is not self._loop:
+            raise InvalidState("this Dal belongs to another event loop: open one with dal.aconnect in this one")
         write = Write(query, values)
         if self._join(write):
             write.gate = self._new_gate()
@@ -408,23 +444,26 @@ class AsyncLane(Lane):
         place = Place()
         if not self._join(place, closing=closing):
             try:
-                await self._wait(place)
+                await self._wait(place, closing=closing)
             except asyncio.CancelledError:
                 if not self._leave(place) and place.given:
-                    self._pass_on()
+                    self._pass_on(place)
                 raise
             if place.fault is not None:
                 raise place.fault
-        release = once(self._pass_on)
+        release = once(partial(self._pass_on, place))
         try:
             yield release
         finally:
             release()
 
-    async def _wait(self, place: Place) -> None:
+    async def _wait(self, place: Place, *, closing: bool = False) -> None:
+        assert isinstance(place.gate, asyncio.Future)
+        if closing:
+            await place.gate
+            return
         limit = self._file.settings.sqlite_busy_timeout
         timer = self._loop.call_later(limit, self._expire, place, limit)
-        assert isinstance(place.gate, asyncio.Future)
         try:
             await place.gate
         finally:
@@ -447,16 +486,16 @@ class AsyncLane(Lane):
         place: Place | None = write
         while isinstance(place, Write):
             self._run_group(place)
-            place = self._next()
+            place = self._choose(place)
         if place is not None:
             self._tell([place])
 
-    def _pass_on(self) -> None:
-        place = self._next()
-        if isinstance(place, Write):
-            self._thread.submit(self._lead, place)
-        elif place is not None:
-            self._tell([place])
+    def _pass_on(self, place: Place) -> None:
+        heir = self._choose(place)
+        if isinstance(heir, Write):
+            self._thread.submit(self._lead, heir)
+        elif heir is not None:
+            self._tell([heir])
 
     def _new_gate(self) -> asyncio.Future[None]:
         return self._loop.create_future()

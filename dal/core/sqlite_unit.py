@@ -5,6 +5,7 @@ from __future__ import annotations
 import sqlite3
 import threading
 from collections import Counter
+from contextlib import suppress
 
 from dal.core import forks
 from dal.core.catalog import Query
@@ -43,16 +44,20 @@ class Unit:
         self._own = connection
         self._ran = ran
         self._begun = False
+        self._lent = False  # the application has had the connection in hand
         self._failed = False
         self._expired = False
         self._savepoints: list[str] = []
+        self._left: sqlite3.Connection | None = None
         self._mutex = threading.Lock()  # a statement and the end of the unit's time exclude each other
         self._ending = threading.Lock()  # an interrupt must not reach whoever has the connection next
 
     @property
     def connection(self) -> sqlite3.Connection:
         """The connection of a transaction in progress. Raises Closed, Unavailable, TransactionAborted."""
-        return self._check()
+        connection = self._check()
+        self._lent = True
+        return connection
 
     def begin(self) -> None:
         """Start the transaction; the caller has the lane, unless it is read only."""
@@ -79,7 +84,7 @@ class Unit:
                 raise
 
     def fail(self) -> None:
-        """Leave only rolling back: the caller does not know what its last call did."""
+        """Leave only rolling back: the caller does not know what its last call did, or does not wait for it."""
         self._failed = True
 
     def _too_late(self, query: Query | None = None) -> Unavailable:
@@ -94,6 +99,8 @@ class Unit:
             raise forks.refusal()
         if self._expired:
             raise self._too_late(query)
+        if self._file.closed:
+            raise Closed("the database was closed, and the transaction with it", query=name)
         if self.ended or not self._begun:
             raise Closed("use a transaction inside its with block only", query=name)
         if self._failed:
@@ -126,7 +133,16 @@ class Unit:
         self._expired = not self.ended
         self.interrupt()
         with self._mutex:
+            if not self.ended and self._lent and not self.options.read_only:
+                with suppress(sqlite3.Error, DalError):
+                    self._left = self._file.renew_writer()
             self._end()
+
+    def dispose(self) -> None:
+        """Close a connection that nobody but this unit's owner still had."""
+        if self._left is not None:
+            self._left.close()
+            self._left = None
 
     def interrupt(self) -> None:
         """Stop the statement that runs, if one does."""
@@ -140,7 +156,8 @@ class Unit:
                 return
             self.ended = True
         if not self._file.forked:
-            roll_back(self._own)
+            with suppress(sqlite3.ProgrammingError):  # it was closed meanwhile, which has the same effect
+                roll_back(self._own)
 
     def savepoint(self) -> str:
         """Set a savepoint; returns its name for ``release`` or ``undo``."""

@@ -29,6 +29,15 @@ def check_length(value: str, path: str, low: int, high: int) -> str:
     return value
 
 
+def check_number(value: float, path: str, low: float, high: float) -> float:
+    """A number from low to high, an int too, as a float."""
+    if type(value) is not int and type(value) is not float:
+        raise Invalid(f"takes a number, not {type(value).__name__}", path=path)
+    if not low <= value <= high:  # nor NaN
+        raise Invalid(f"takes a number from {low:g} to {high:g}", path=path)
+    return float(value)
+
+
 def check_choice(value: L, path: str, choices: Sequence[str]) -> L:
     """One of a few words."""
     if type(value) is not str or value not in choices:

@@ -129,8 +129,13 @@ create table runs (
 create index runs_workflow_created_idx on runs (workflow_id, created_at desc, id desc);
 create index runs_workflow_status_created_idx on runs (workflow_id, status, created_at desc, id desc);
 create index runs_version_idx on runs (version_id);
-create index runs_retry_idx on runs (retry_of) where retry_of is not null;
+create unique index runs_retry_key on runs (retry_of) where retry_of is not null;
 create unique index runs_idempotency_key on runs (workflow_id, idempotency_key) where idempotency_key is not null;
+-- Two lines in each, to claim from: runs without retry_at by age, and retries by when they are due.
+create index runs_pending_idx on runs (retry_at, created_at, id) where status = 'pending';
+create index runs_workflow_pending_idx on runs (workflow_id, retry_at, created_at, id) where status = 'pending';
+create index runs_lease_idx on runs (lease_expires_at, id) where lease_expires_at is not null;
+create index runs_cron_unfinished_idx on runs (workflow_id) where triggered_by = 'cron' and completed_at is null;
 
 create table run_events (
     run_id   uuid        not null,
@@ -153,6 +158,66 @@ create table idempotency_keys (
 ) with (fillfactor = 85);
 
 create index idempotency_keys_created_idx on idempotency_keys (created_at, key);
+
+create table cron_triggers (
+    workflow_id       uuid        not null,
+    expression        text        not null,
+    timezone          text        not null,
+    allow_overlapping boolean     not null,
+    start_at          timestamptz,
+    end_at            timestamptz,
+    next_fire_at      timestamptz, -- nothing fires before; null when nothing will
+    last_fired_at     timestamptz,
+    created_at        timestamptz not null,
+    created_by        text        not null,
+    updated_at        timestamptz not null,
+    constraint cron_triggers_pkey primary key (workflow_id),
+    constraint cron_triggers_window_check check (start_at <= end_at),
+    constraint cron_triggers_workflow_fkey foreign key (workflow_id) references workflows (id) on delete cascade
+) with (fillfactor = 85);
+
+create index cron_triggers_due_idx on cron_triggers (next_fire_at, workflow_id) where next_fire_at is not null;
+
+create table webhook_triggers (
+    workflow_id         uuid        not null,
+    methods             jsonb       not null,
+    required_headers    jsonb       not null,
+    required_query      jsonb       not null,
+    secret_ref          text,
+    secret_headers      jsonb       not null,
+    secret_query        jsonb       not null,
+    rate_limit          bigint,
+    rate_window_seconds bigint,
+    window_number       bigint      not null, -- of the window that was counted last, since 1970
+    window_count        bigint      not null,
+    created_at          timestamptz not null,
+    created_by          text        not null,
+    updated_at          timestamptz not null,
+    constraint webhook_triggers_pkey primary key (workflow_id),
+    constraint webhook_triggers_rate_check check ((rate_limit is null) = (rate_window_seconds is null)),
+    constraint webhook_triggers_limit_check check (rate_limit >= 1),
+    constraint webhook_triggers_seconds_check check (rate_window_seconds >= 1),
+    constraint webhook_triggers_workflow_fkey foreign key (workflow_id) references workflows (id) on delete cascade
+) with (fillfactor = 85);
+
+create table retry_policies (
+    workflow_id           uuid             not null,
+    max_attempts          bigint           not null,
+    initial_delay_seconds double precision not null,
+    backoff_factor        double precision not null,
+    max_delay_seconds     double precision,
+    jitter_factor         double precision not null,
+    created_at            timestamptz      not null,
+    created_by            text             not null,
+    updated_at            timestamptz      not null,
+    constraint retry_policies_pkey primary key (workflow_id),
+    constraint retry_policies_attempts_check check (max_attempts >= 1),
+    constraint retry_policies_initial_check check (initial_delay_seconds >= 0),
+    constraint retry_policies_backoff_check check (backoff_factor >= 1),
+    constraint retry_policies_max_check check (max_delay_seconds >= initial_delay_seconds),
+    constraint retry_policies_jitter_check check (jitter_factor between 0 and 1),
+    constraint retry_policies_workflow_fkey foreign key (workflow_id) references workflows (id) on delete cascade
+);
 
 create table executions (
     execution_id       text        collate "C" not null, -- compared as bytes, as in the other dialect

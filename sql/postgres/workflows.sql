@@ -169,7 +169,7 @@ select u.id is not null as applied, l.found,
   from l left join u on true;
 
 -- name: archive_workflow(id, actor, now)^
--- Archive and unpublish; one that is archived already stays as it is.
+-- Archive and unpublish, and stop its schedule; one that is archived already stays as it is.
 -- params: id uuid, actor text, now timestamptz
 -- returns: Workflow
 -- class: point
@@ -192,6 +192,8 @@ with l as (
       from u cross join jsonb_array_elements_text(u.tags) as tag (value)
      where u.changes
         on conflict (workflow_id, tag) do update set is_archived = true
+), c as (
+    update cron_triggers c set next_fire_at = null from u where c.workflow_id = u.id and u.changes
 ), e as (
     insert into workflow_events (workflow_id, number, actor, action, at, metadata)
     select id, last_event, :actor, 'archived', :now, '{}' from u where changes
@@ -201,7 +203,8 @@ select id, handle, name, slug, description, tags, draft_access, is_archived, is_
   from u;
 
 -- name: unarchive_workflow(id, actor, now)^
--- Make an archived workflow active; one that is active stays as it is. Refused with 'handle' if an active one has it.
+-- Make an archived workflow active, its schedule from now on; one that is active stays as it is. Refused with 'handle' if
+-- an active one has it.
 -- params: id uuid, actor text, now timestamptz
 -- returns: Applied[Workflow]
 -- class: point
@@ -229,6 +232,8 @@ with l as (
       from u cross join jsonb_array_elements_text(u.tags) as tag (value)
      where u.changes
         on conflict (workflow_id, tag) do update set is_archived = false
+), c as (
+    update cron_triggers c set next_fire_at = :now from u where c.workflow_id = u.id and u.changes
 ), e as (
     insert into workflow_events (workflow_id, number, actor, action, at, metadata)
     select id, last_event, :actor, 'unarchived', :now, '{}' from u where changes

@@ -121,6 +121,9 @@ insert into workflow_events (workflow_id, number, actor, action, at, metadata)
 select id, last_event, :actor, 'archived', :now, '{}'
   from workflows
  where id = :id and changes() = 1;
+update cron_triggers
+   set next_fire_at = null
+ where workflow_id = :id and changes() = 1;
 select id, handle, name, slug, description, tags, draft_access, is_archived, is_public, published_at, published_by,
        require_login, chat_config, revision, created_at, created_by, updated_at
   from workflows
@@ -139,6 +142,9 @@ insert into workflow_events (workflow_id, number, actor, action, at, metadata)
 select id, last_event, :actor, 'unarchived', :now, '{}'
   from workflows
  where id = :id and changes() = 1;
+update cron_triggers
+   set next_fire_at = :now
+ where workflow_id = :id and changes() = 1;
 select is_archived = 0 as applied, 'handle' as found,
        id, handle, name, slug, description, tags, draft_access, is_archived, is_public, published_at, published_by,
        require_login, chat_config, revision, created_at, created_by, updated_at

@@ -208,7 +208,7 @@ def test_make_serve_starts_a_server_that_ends_when_told_to(tmp_path: Path) -> No
     url = f"sqlite:///{tmp_path / 'served.db'}"
     # Not to install anything, if .venv is older than pyproject.toml: this run of the tests has what it needs.
     printed = subprocess.run(
-        ["make", "-n", "-o", ".venv/.installed", "serve", f"PORT={port}", f"URL={url}"],
+        ["make", "--no-print-directory", "-n", "-o", ".venv/.installed", "serve", f"PORT={port}", f"URL={url}"],
         cwd=ROOT, capture_output=True, text=True, check=True,
     ).stdout  # fmt: skip
     command = printed.strip().removeprefix("exec ").replace(".venv/bin/python", shlex.quote(sys.executable))

@@ -584,6 +584,9 @@ def test_a_method_is_declared_as_writing_if_its_query_writes(dialect: Dialect) -
         }
         assert called, f"{name} runs no query"
         checked += len(called)
-        wrong += [f"{name}: {query}" for query in sorted(called) if queries[query].writes != writes]
+        # One that writes may read before: dispatch_due reads what is due.
+        wrong += (
+            [f"{name}: {', '.join(sorted(called))}"] if any(queries[query].writes for query in called) != writes else []
+        )
     assert wrong == [], "decorator and SQL disagree on what writes"
     assert checked > 25, f"only {checked} calls were found"

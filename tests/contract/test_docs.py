@@ -405,7 +405,7 @@ def test_every_path_that_is_named_exists(file: Path) -> None:
 def test_every_name_of_the_package_that_the_documents_use_exists() -> None:
     for file in DOCUMENTS:
         for name in set(re.findall(r"(?<![\w./:-])dal\.([A-Za-z_]\w*)", file.read_text("utf-8"))):
-            others = ("yaml", "db", "adapters", "catalog", "http")  # two files, a package, two loggers
+            others = ("yaml", "db", "adapters", "catalog", "http", "triggers")  # two files, a package, loggers
             known = hasattr(dal, name) or name in others
             assert known, f"{file.name}: there is no dal.{name}"
 
@@ -509,6 +509,22 @@ def _meet_transition(db: Dal[Sync], run: Run) -> None:
     db.runs.succeed(run.id, actor="worker")
 
 
+def _meet_a_lost_lease(db: Dal[Sync], run: Run) -> None:
+    db.runs.claim("worker-1", lease_seconds=60)
+    db.runs.succeed(run.id, actor="ana")
+
+
+def _meet_rules(db: Dal[Sync], flow: Workflow) -> None:
+    db.triggers.set_webhook(flow.id, actor="ana")
+    db.triggers.dispatch_webhook(flow.id, {}, method="GET", source_ip=None)
+
+
+def _meet_a_limit(db: Dal[Sync], flow: Workflow) -> None:
+    db.triggers.set_webhook(flow.id, rate_limit=1, rate_window_seconds=86_400, actor="ana")
+    for _ in range(3):  # midnight may come between two
+        db.triggers.dispatch_webhook(flow.id, {}, source_ip=None)
+
+
 def _meet_published(db: Dal[Sync], flow: Workflow) -> None:
     db.workflows.publish(flow.id, actor="ana")
     db.workflows.publish(flow.id, actor="ana")
@@ -548,6 +564,10 @@ ON_SQLITE: Mapping[str, Callable[[Dal[Sync], Workflow, Run], object]] = {
     "RunNotFound": lambda db, flow, run: db.runs.get(flow.id),
     "ExecutionNotFound": lambda db, flow, run: db.history.get("run-4711"),
     "KeyNotFound": lambda db, flow, run: db.keys.get("booking:4711"),
+    "TriggerNotFound": lambda db, flow, run: db.triggers.dispatch_webhook(flow.id, {}, source_ip=None),
+    "LeaseLost": lambda db, flow, run: _meet_a_lost_lease(db, run),
+    "WebhookRefused": lambda db, flow, run: _meet_rules(db, flow),
+    "RateLimited": lambda db, flow, run: _meet_a_limit(db, flow),
     "HandleTaken": lambda db, flow, run: db.workflows.create("Other", handle="invoices", actor="ana"),
     "RevisionConflict": lambda db, flow, run: db.workflows.update(flow.id, name="B", expected_revision=7, actor="ana"),
     "IdempotencyConflict": lambda db, flow, run: db.runs.create(

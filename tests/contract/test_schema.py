@@ -332,6 +332,7 @@ TYPES = {
     "text": "text",
     "bigint": "integer",
     "boolean": "integer",
+    "double precision": "real",
 }
 
 
@@ -341,7 +342,7 @@ CONTAINMENT = {"executions_metadata_idx": "execution_terms"}
 
 def logical(index: SchemaIndex) -> tuple[str, bool, str, str]:
     """An index without its name, the predicate as PostgreSQL would write it."""
-    predicate = re.sub(r"[()]", "", index.predicate or "").lower()
+    predicate = re.sub(r"[()]|::text", "", index.predicate or "").lower()
     predicate = re.sub(r"^(\w+) = 0$", r"not \1", re.sub(r"^(\w+) = 1$", r"\1", predicate))
     return index.table_name, index.is_unique, index.columns, predicate
 

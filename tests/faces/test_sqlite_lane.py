@@ -293,7 +293,8 @@ def test_a_statement_that_runs_when_the_time_is_up_is_stopped(make_db: Callable[
             tx.workflows.create("lost", actor="ann")
             tx.connection.execute(endless).fetchall()
 
-    with pytest.raises(sqlite3.OperationalError, match="interrupted"):
+    # Unavailable: on a busy machine the time is up before the statement begins.
+    with pytest.raises((sqlite3.OperationalError, Unavailable), match=r"interrupted|held the database"):
         hold()
     assert db.workflows.create("after", actor="ann").name == "after"
     assert names(db) == ["after"]

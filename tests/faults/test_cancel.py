@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 import random
 from collections.abc import Awaitable, Callable, Coroutine, Generator
 from contextlib import AbstractAsyncContextManager
@@ -17,6 +18,7 @@ import pytest
 import dal
 import dal.stores.keys
 import dal.stores.runs
+import dal.stores.triggers
 import dal.stores.versions
 import dal.stores.workflows
 from dal import Async, Dal
@@ -142,6 +144,26 @@ async def looked(ground: Ground) -> None:
         await tx.workflows.list()
 
 
+# So late that what is scheduled for once a year is due, and every lease has run out.
+LATER = datetime(2100, 1, 2, tzinfo=UTC)
+
+
+async def leased(ground: Ground) -> None:
+    await ground.db.runs.claim("w", lease_seconds=60, workflow_id=ground.workflow)
+
+
+async def scheduled(ground: Ground) -> None:
+    await ground.db.triggers.set_cron(ground.workflow, "0 0 1 1 *", actor="ann")
+
+
+async def hooked(ground: Ground) -> None:
+    await ground.db.triggers.set_webhook(ground.workflow, actor="ann")
+
+
+async def failed(ground: Ground) -> None:
+    await ground.db.runs.fail(ground.pending, "why", actor="ann")
+
+
 CASES: dict[str, tuple[Callable[[Ground], Awaitable[object]] | None, Callable[[Ground], Awaitable[object]]]] = {
     "workflows.create": (None, lambda g: g.db.workflows.create("another", actor="ann")),
     "workflows.get": (None, lambda g: g.db.workflows.get(g.workflow)),
@@ -178,6 +200,28 @@ CASES: dict[str, tuple[Callable[[Ground], Awaitable[object]] | None, Callable[[G
     "runs.fail": (None, lambda g: g.db.runs.fail(g.running, "why", actor="ann")),
     "runs.cancel": (None, lambda g: g.db.runs.cancel(g.pending, actor="ann")),
     "runs.events": (None, lambda g: g.db.runs.events(g.pending)),
+    "runs.claim": (None, lambda g: g.db.runs.claim("w", lease_seconds=60, workflow_id=g.workflow)),
+    "runs.heartbeat": (leased, lambda g: g.db.runs.heartbeat(g.pending, "w", lease_seconds=60)),
+    "runs.requeue_expired": (leased, lambda g: g.db.runs.requeue_expired(LATER, 500)),
+    "runs.counts": (None, lambda g: g.db.runs.counts(g.workflow)),
+    "triggers.set_cron": (None, lambda g: g.db.triggers.set_cron(g.workflow, "0 0 1 1 *", actor="ann")),
+    "triggers.get_cron": (scheduled, lambda g: g.db.triggers.get_cron(g.workflow)),
+    "triggers.delete_cron": (scheduled, lambda g: g.db.triggers.delete_cron(g.workflow, actor="ann")),
+    "triggers.dispatch_due": (scheduled, lambda g: g.db.triggers.dispatch_due(LATER, 500)),
+    "triggers.set_webhook": (None, lambda g: g.db.triggers.set_webhook(g.workflow, actor="ann")),
+    "triggers.get_webhook": (hooked, lambda g: g.db.triggers.get_webhook(g.workflow)),
+    "triggers.delete_webhook": (hooked, lambda g: g.db.triggers.delete_webhook(g.workflow, actor="ann")),
+    "triggers.dispatch_webhook": (
+        hooked,
+        lambda g: g.db.triggers.dispatch_webhook(g.workflow, {}, source_ip=None, dedupe_key="k"),
+    ),
+    "triggers.set_retry_policy": (None, lambda g: g.db.triggers.set_retry_policy(g.workflow, actor="ann")),
+    "triggers.get_retry_policy": (None, lambda g: g.db.triggers.get_retry_policy(g.workflow)),
+    "triggers.schedule_retry": (failed, lambda g: g.db.triggers.schedule_retry(g.pending, LATER)),
+    "triggers.dispatch_manual": (
+        None,
+        lambda g: g.db.triggers.dispatch_manual(g.workflow, [(None, 1), (None, 2)], actor="ann"),
+    ),
     "keys.get": (keyed, lambda g: g.db.keys.get(str(g.pending))),
     "keys.prune": (None, lambda g: g.db.keys.prune(before=datetime(2001, 1, 1, tzinfo=UTC))),
     "transact(key)": (None, keyed),
@@ -190,8 +234,9 @@ CASES: dict[str, tuple[Callable[[Ground], Awaitable[object]] | None, Callable[[G
 
 def test_every_method_of_the_stores_is_among_the_cases() -> None:
     stores = {"workflows": dal.stores.workflows.Workflows, "versions": dal.stores.versions.Versions,
-              "runs": dal.stores.runs.Runs, "keys": dal.stores.keys.Keys}  # fmt: skip
-    methods = {f"{name}.{method}" for name, store in stores.items() for method, value in vars(store).items()
+              "runs": dal.stores.runs.Runs, "triggers": dal.stores.triggers.Triggers,
+              "keys": dal.stores.keys.Keys}  # fmt: skip
+    methods = {f"{name}.{method}" for name, store in stores.items() for method, value in inspect.getmembers(store)
                if isinstance(value, Method)}  # fmt: skip
     assert len(methods) > 20
     assert methods - CASES.keys() == set()

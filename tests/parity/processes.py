@@ -11,6 +11,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from contextlib import ExitStack
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -35,6 +36,22 @@ def create_once(db: Dal[Sync], key: str) -> str:
     return db.transact(work, key=key)
 
 
+def claim_all(db: Dal[Sync], worker: str) -> list[str]:
+    """Claim seven at a time until none is left; answers the ids."""
+    claimed: list[str] = []
+    while runs := db.runs.claim(worker, lease_seconds=60, limit=7):
+        claimed += [str(run.id) for run in runs]
+    return claimed
+
+
+def dispatch_all(db: Dal[Sync], now: str) -> list[str]:
+    """Fire what is due, until nothing is; answers the ids of the runs."""
+    fired: list[str] = []
+    while runs := db.triggers.dispatch_due(datetime.fromisoformat(now), 40):
+        fired += [str(run.id) for run in runs]
+    return fired
+
+
 def append_step(db: Dal[Sync], execution: str) -> int:
     """Answers its place."""
     return db.history.append_step(execution, {"by": "another process"}).idx
@@ -47,7 +64,8 @@ def append_to_a_fresh_one(db: Dal[Sync], prefix: str) -> int:
 
 
 WHAT: dict[str, Callable[[Dal[Sync], str], Any]] = {
-    each.__name__: each for each in (create_version, create_once, append_step, append_to_a_fresh_one)
+    each.__name__: each
+    for each in (create_version, create_once, claim_all, dispatch_all, append_step, append_to_a_fresh_one)
 }
 
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import itertools
 import math
 import operator
 import os
@@ -42,8 +43,8 @@ from tests.cells import Clock, Face, Loop, open_db
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
 TABLES = (
-    "run_events", "runs", "workflow_versions", "workflow_events", "workflow_tags", "workflows",
-    "idempotency_keys", "execution_steps", "executions", "own",
+    "run_events", "runs", "workflow_versions", "workflow_events", "workflow_tags", "cron_triggers", "webhook_triggers",
+    "retry_policies", "workflows", "idempotency_keys", "execution_steps", "executions", "own",
 )  # fmt: skip
 ON_SQLITE = ("execution_terms",)  # what is an index on PostgreSQL
 IS_LONG = os.environ.get("HYPOTHESIS_PROFILE") == "long"
@@ -95,6 +96,8 @@ class Names:
             return self.ids[value.name]
         if isinstance(value, Cursor):
             return value.after[side]
+        if type(value) is list and any(type(item) is tuple and isinstance(item[0], Ref) for item in value):
+            return [(self.into(item[0], side), *item[1:]) for item in value]
         return value
 
     def out_of(self, value: object) -> object:
@@ -164,6 +167,27 @@ METADATA = st.one_of(
 )
 EXECUTION_STATUS = st.sampled_from(["running", "completed", "error", "cancelled"])
 STATUS = st.sampled_from(["pending", "running", "succeeded", "failed", "cancelled"])
+TRIGGERS = ("cron", "webhook", "retry_policy")
+WORKER = st.sampled_from([None, "w1", "w1", "w2"])
+LEASE = st.sampled_from([0.5, 1, 60, 86_400])
+EXPRESSION = st.sampled_from(["* * * * *", "*/7 * * * *", "30 2 * * *", "0 0 29 2 *", "0 0 L * MON", "* 1 * * 7"])
+ZONE = st.sampled_from(["UTC", "Europe/Berlin", "America/New_York", "Australia/Lord_Howe", "Asia/Kolkata"])
+WINDOW = st.sampled_from([None, START, START + timedelta(minutes=1), START + timedelta(days=1), START - timedelta(1)])
+HEADERS = st.dictionaries(
+    st.sampled_from(["X-A", "x-b", "Cookie", "x-'"]), st.sampled_from(["", "1", "Ü", '"']), max_size=3
+)
+QUERY = st.dictionaries(
+    st.sampled_from(["a", "A", "é", "e\u0301", '"', "", "$.a"]), st.sampled_from(["", "1"]), max_size=3
+)
+RULES: dict[str, st.SearchStrategy[Any]] = {
+    "methods": st.sampled_from([["POST"], ["get", "put"]]),
+    "required_headers": st.sampled_from([{}, {}, {"X-A": "1"}, {"x-b": None, "Cookie": None}, {"x-'": "Ü"}]),
+    "required_query": st.sampled_from([{}, {}, {"a": None}, {"é": "1", "A": ""}, {'"': None}]),
+    "secret_headers": st.sampled_from([[], ["X-B"], ["x-'", "x-none"]]),
+    "secret_query": st.sampled_from([[], ["a"], ['"', "$.a"], [" "]]),
+    "rate_limit": st.sampled_from([None, 1, 2, 3]),
+    "rate_window_seconds": st.sampled_from([1, 7, 86_400]),
+}
 
 BAD: dict[str, st.SearchStrategy[Any]] = {
     "text": st.sampled_from(["a\0", "\ud800", 5, "", "x" * 2000, True, None]),
@@ -215,6 +239,32 @@ BAD_CALLS: Sequence[tuple[str, str, tuple[Any, ...], dict[str, Any]]] = (
     ("id", "runs.get", ("?",), {}),
     ("id", "runs.start", ("?",), {"actor": "ann"}),
     ("id", "runs.events", ("?",), {}),
+    ("text", "runs.claim", ("?",), {"lease_seconds": 1}),
+    ("text", "runs.succeed", ("run",), {"actor": "ann", "worker": "?"}),
+    ("text", "runs.heartbeat", ("run", "?"), {"lease_seconds": 1}),
+    ("id", "runs.heartbeat", ("?", "w1"), {"lease_seconds": 1}),
+    ("id", "runs.claim", ("w1",), {"lease_seconds": 1, "workflow_id": "?"}),
+    ("id", "runs.counts", ("?",), {}),
+    ("limit", "runs.claim", ("w1",), {"lease_seconds": 1, "limit": "?"}),
+    ("limit", "runs.requeue_expired", (), {"limit": "?"}),
+    ("limit", "triggers.dispatch_due", (), {"limit": "?"}),
+    ("text", "triggers.set_cron", ("workflow", "?"), {"actor": "ann"}),
+    ("text", "triggers.set_cron", ("workflow", "* * * * *"), {"actor": "ann", "timezone": "?"}),
+    ("text", "triggers.dispatch_webhook", ("workflow", {}), {"source_ip": "?"}),
+    ("json", "triggers.dispatch_webhook", ("workflow", "?"), {"source_ip": None}),
+    ("text", "triggers.dispatch_webhook", ("workflow", {}), {"source_ip": None, "dedupe_key": "?"}),
+    ("json", "triggers.dispatch_manual", ("workflow", "?"), {"actor": "ann"}),
+    ("id", "triggers.get_cron", ("?",), {}),
+    ("id", "triggers.set_cron", ("?", "* * * * *"), {"actor": "ann"}),
+    ("id", "triggers.delete_cron", ("?",), {"actor": "ann"}),
+    ("id", "triggers.get_webhook", ("?",), {}),
+    ("id", "triggers.set_webhook", ("?",), {"actor": "ann"}),
+    ("id", "triggers.delete_webhook", ("?",), {"actor": "ann"}),
+    ("id", "triggers.get_retry_policy", ("?",), {}),
+    ("id", "triggers.set_retry_policy", ("?",), {"actor": "ann"}),
+    ("id", "triggers.schedule_retry", ("?", START), {}),
+    ("int", "triggers.set_retry_policy", ("workflow",), {"actor": "ann", "max_attempts": "?"}),
+    ("int", "triggers.set_webhook", ("workflow",), {"actor": "ann", "rate_limit": "?"}),
     ("cursor", "workflows.list", (), {"after": "?"}),
     ("cursor", "versions.list", ("workflow",), {"after": "?"}),
     ("cursor", "runs.events", ("run",), {"after": "?"}),
@@ -347,8 +397,9 @@ class Machine(RuleBasedStateMachine):
             except DalError as error:
                 outcomes.append(error)
         if makes and not any(isinstance(outcome, DalError) for outcome in outcomes):
-            rows = [outcome if isinstance(outcome, list) else [outcome] for outcome in outcomes]
-            for kind, *ids in zip(makes.split(), *([row.id for row in side] for side in rows), strict=True):
+            rows = [outcome if isinstance(outcome, list) else [outcome] * (outcome is not None) for outcome in outcomes]
+            kinds = makes.split() if " " in makes else itertools.repeat(makes)
+            for kind, *ids in zip(kinds, *([row.id for row in side] for side in rows), strict=False):
                 self._name(kind, ids)
         self.compare(what, outcomes)
         return None if isinstance(outcomes[0], DalError) else outcomes
@@ -359,7 +410,7 @@ class Machine(RuleBasedStateMachine):
             for names, id in zip(self.names, ids, strict=True):
                 names.add(f"{kind} {self.made}", id)
 
-    def both(self, method: str, *args: Any, makes: str = "", **kwargs: Any) -> list[Any] | None:
+    def both(self, method: str, /, *args: Any, makes: str = "", **kwargs: Any) -> list[Any] | None:
         def call(side: int) -> object:
             into = functools.partial(self.names[side].into, side=side)
             function = operator.attrgetter(method)(self.scope(side))
@@ -367,10 +418,15 @@ class Machine(RuleBasedStateMachine):
 
         return self.try_both(f"{method}{args}{kwargs}", call, makes)
 
-    def make(self, kind: str, method: str, *args: Any, **kwargs: Any) -> Any:
+    def make(self, kind: str, method: str, /, *args: Any, **kwargs: Any) -> Any:
         """A new row's name for a bundle; nothing if it was refused."""
         answers = self.both(method, *args, makes=kind, **kwargs)
         return multiple() if answers is None else Ref(self.names[0].names[str(answers[0].id)])
+
+    def make_all(self, method: str, /, *args: Any, **kwargs: Any) -> Any:
+        """The new runs' names for a bundle."""
+        answers = self.both(method, *args, makes="run", **kwargs)
+        return multiple(*(Ref(self.names[0].names[str(run.id)]) for run in answers[0]) if answers else ())
 
     # --- what there is from the start ---
 
@@ -397,6 +453,7 @@ class Machine(RuleBasedStateMachine):
             return {"?": value, "workflow": workflow, "run": run}.get(given, given) if type(given) is str else given
 
         makes = method.removesuffix("s.create") if method.endswith(".create") else ""  # some are good here and there
+        makes = "run" if method == "triggers.dispatch_webhook" else makes
         self.both(
             method, *map(filled, arguments), makes=makes, **{key: filled(given) for key, given in keywords.items()}
         )
@@ -553,13 +610,13 @@ class Machine(RuleBasedStateMachine):
     def start(self, run: Ref, actor: str) -> None:
         self.both("runs.start", run, actor=actor)
 
-    @rule(run=runs, given=some(output=JSON), actor=ACTOR)
+    @rule(run=runs, given=some(output=JSON, worker=WORKER), actor=ACTOR)
     def succeed(self, run: Ref, given: dict[str, Any], actor: str) -> None:
         self.both("runs.succeed", run, actor=actor, **given)
 
-    @rule(run=runs, error=WORDS, actor=ACTOR)
-    def fail(self, run: Ref, error: str, actor: str) -> None:
-        self.both("runs.fail", run, error, actor=actor)
+    @rule(run=runs, error=WORDS, actor=ACTOR, given=some(worker=WORKER))
+    def fail(self, run: Ref, error: str, actor: str, given: dict[str, Any]) -> None:
+        self.both("runs.fail", run, error, actor=actor, **given)
 
     @rule(run=runs, reason=TEXT, actor=ACTOR)
     def cancel(self, run: Ref, reason: str, actor: str) -> None:
@@ -568,6 +625,115 @@ class Machine(RuleBasedStateMachine):
     @rule(run=runs)
     def get_run(self, run: Ref) -> None:
         self.both("runs.get", run)
+
+    @rule(worker=WORKER.filter(bool), lease=LEASE, limit=LIMIT, workflow=st.one_of(st.none(), workflows))
+    def claim(self, worker: str, lease: float, limit: int, workflow: Ref | None) -> None:
+        self.both("runs.claim", worker, lease_seconds=lease, limit=limit, workflow_id=workflow)
+
+    @rule(run=runs, worker=WORKER.filter(bool), lease=LEASE)
+    def heartbeat(self, run: Ref, worker: str, lease: float) -> None:
+        self.both("runs.heartbeat", run, worker, lease_seconds=lease)
+
+    @rule(seconds=st.sampled_from([-60, 0, 60, 86_400]), limit=LIMIT)
+    def requeue_expired(self, seconds: float, limit: int) -> None:
+        self.both("runs.requeue_expired", self.sides.clock() + timedelta(seconds=seconds), limit)
+
+    @rule(workflow=workflows, since=st.sampled_from([None, START, START + timedelta(seconds=1)]))
+    def counts(self, workflow: Ref, since: datetime | None) -> None:
+        self.both("runs.counts", workflow, since)
+
+    @rule(target=runs, workflow=workflows, worker=WORKER.filter(bool), seconds=st.sampled_from([0, 1, 400]))
+    def claim_fail_and_retry(self, workflow: Ref, worker: str, seconds: float) -> Any:
+        run = self.make("run", "runs.create", workflow, actor="ann")
+        self.both("runs.claim", worker, lease_seconds=60, limit=500, workflow_id=workflow)
+        if not isinstance(run, Ref):
+            return multiple()
+        self.both("runs.fail", run, "no", actor="ann", worker=worker)
+        self.sides.clock.advance(seconds=seconds)
+        return self.retry(run, 0)
+
+    # --- triggers ---
+
+    @rule(
+        workflow=workflows,
+        expression=EXPRESSION,
+        given=some(timezone=ZONE, allow_overlapping=st.booleans(), start_at=WINDOW, end_at=WINDOW),
+    )
+    def set_cron(self, workflow: Ref, expression: str, given: dict[str, Any]) -> None:
+        self.both("triggers.set_cron", workflow, expression, actor="ann", **given)
+
+    @rule(workflow=workflows, kind=st.sampled_from(["cron", "webhook"]))
+    def delete_trigger(self, workflow: Ref, kind: str) -> None:
+        self.both(f"triggers.delete_{kind}", workflow, actor="ann")
+
+    @rule(workflow=workflows)
+    def get_triggers(self, workflow: Ref) -> None:
+        for kind in TRIGGERS:
+            self.both(f"triggers.get_{kind}", workflow)
+
+    @rule(target=runs, seconds=st.sampled_from([-1, 0, 60, 604_800]), limit=LIMIT)
+    def dispatch_due(self, seconds: float, limit: int) -> Any:
+        return self.make_all("triggers.dispatch_due", self.sides.clock() + timedelta(seconds=seconds), limit)
+
+    @rule(target=runs, workflow=workflows, expression=EXPRESSION, overlapping=st.booleans())
+    def set_and_dispatch_due(self, workflow: Ref, expression: str, overlapping: bool) -> Any:
+        self.both("triggers.set_cron", workflow, expression, actor="ann", allow_overlapping=overlapping)
+        self.sides.clock.advance(days=1)
+        return self.make_all("triggers.dispatch_due")
+
+    @rule(workflow=workflows, given=some(**RULES))
+    def set_webhook(self, workflow: Ref, given: dict[str, Any]) -> None:
+        self.both("triggers.set_webhook", workflow, actor="ann", **given)
+
+    @rule(
+        target=runs,
+        workflow=workflows,
+        payload=JSON,
+        rules=st.one_of(st.none(), some(**RULES)),
+        given=some(
+            dedupe_key=st.sampled_from(["k1", "k2"]), method=st.sampled_from(["POST", "get"]), headers=HEADERS,
+            query=QUERY,
+        ),
+    )  # fmt: skip
+    def dispatch_webhook(self, workflow: Ref, payload: Any, rules: Any, given: dict[str, Any]) -> Any:
+        if rules is not None:
+            self.both("triggers.set_webhook", workflow, actor="ann", **rules)
+        return self.make("run", "triggers.dispatch_webhook", workflow, payload, source_ip="::1", **given)
+
+    @rule(
+        workflow=workflows,
+        given=some(
+            max_attempts=st.integers(1, 4), initial_delay_seconds=st.sampled_from([0, 0.1]),
+            backoff_factor=st.sampled_from([1, 1.7]), max_delay_seconds=st.sampled_from([None, 100]),
+        ),
+    )  # fmt: skip
+    def set_retry_policy(self, workflow: Ref, given: dict[str, Any]) -> None:
+        self.both("triggers.set_retry_policy", workflow, actor="ann", jitter_factor=0, **given)
+
+    @rule(target=runs, run=runs, seconds=st.sampled_from([-1, 0, 3600]))
+    def schedule_retry(self, run: Ref, seconds: float) -> Any:
+        return self.retry(run, seconds)
+
+    def retry(self, run: Ref, seconds: float) -> Any:
+        """Jitter goes by a run's id, which each database has made itself: first a policy without it."""
+        found = self.both("runs.get", run)
+        if found is None:
+            return multiple()
+        workflow = Ref(self.names[0].names[str(found[0].workflow_id)])
+        if self.both("triggers.set_retry_policy", workflow, actor="ann", jitter_factor=0) is None:
+            return multiple()
+        failed_at = self.sides.clock() + timedelta(seconds=seconds)
+        answers = self.both("triggers.schedule_retry", run, failed_at, makes="run")
+        return multiple() if answers is None or answers[0] is None else Ref(self.names[0].names[str(answers[0].id)])
+
+    @rule(
+        target=runs,
+        workflow=workflows,
+        items=st.lists(st.tuples(st.one_of(st.none(), st.none(), versions), JSON), min_size=1, max_size=4),
+        label=ACTOR,
+    )
+    def dispatch_manual(self, workflow: Ref, items: list[Any], label: str) -> Any:
+        return self.make_all("triggers.dispatch_manual", workflow, items, actor="ann", label=label)
 
     # --- run history ---
 
@@ -793,6 +959,9 @@ class Machine(RuleBasedStateMachine):
             if name.startswith("workflow"):
                 for listed in ("workflows.events", "versions.list", "runs.list"):
                     self.walk(listed, Ref(name))
+                self.both("runs.counts", Ref(name))
+                for kind in TRIGGERS:
+                    self.both(f"triggers.get_{kind}", Ref(name))
             elif name.startswith("run"):
                 self.walk("runs.events", Ref(name))
         for workflow in ("w1", "w2", "%"):

@@ -64,6 +64,45 @@ select 'order-' || n, case when n % 2 = 0 then 'v1:' || lpad(to_hex(n % 100), 64
        jsonb_build_object('run', n), timestamptz '2026-02-01T00:00:00Z' + n * interval '1 second'
   from generate_series(1, 2000 * :scale) as n;
 
+-- Some pending runs are retries that are not due, more of them in a larger seed; half of the running ones have a lease.
+update runs
+   set attempt = 2, retry_at = timestamptz '2026-03-01T00:00:01Z' + (created_at - timestamptz '2026-02-01T00:00:00Z')
+ where status = 'pending' and id::text ~ '[048c]$';
+
+update runs
+   set lease_owner = 'worker-1', lease_expires_at = timestamptz '2026-02-27T00:00:00Z' + (created_at - timestamptz '2026-02-01T00:00:00Z')
+ where status = 'running' and id::text ~ '[02468ace]$';
+
+-- As many in a larger seed: schedules that the runs of their workflow hold back.
+update runs
+   set triggered_by = 'cron'
+ where status in ('pending', 'running') and created_at < timestamptz '2026-02-01T00:20:00Z';
+
+insert into cron_triggers (workflow_id, expression, timezone, allow_overlapping, start_at, end_at, next_fire_at,
+                           last_fired_at, created_at, created_by, updated_at)
+select ('01900000-0000-7000-8000-' || lpad(to_hex(n), 12, '0'))::uuid, '*/5 * * * *', 'Europe/Berlin', n % 2 = 0, null,
+       null, case when n % 3 = 0 then timestamptz '2026-02-28T00:00:00Z' + n * interval '1 second'
+                  when n % 3 = 1 then timestamptz '2026-03-02T00:00:00Z' + n * interval '1 second' end, null,
+       timestamptz '2026-02-01T00:00:00Z', 'user-' || (n % 40), timestamptz '2026-02-01T00:00:00Z'
+  from generate_series(1, 1000 * :scale) as n
+ where n % 10 <> 0;
+
+insert into webhook_triggers (workflow_id, methods, required_headers, required_query, secret_ref, secret_headers,
+                              secret_query, rate_limit, rate_window_seconds, window_number, window_count, created_at,
+                              created_by, updated_at)
+select ('01900000-0000-7000-8000-' || lpad(to_hex(n), 12, '0'))::uuid, '["POST"]', '{"x-sig": null, "x-event": "push"}',
+       '{}', 'secret-' || n, '["x-sig"]', '[]', case when n % 3 = 0 then 5 end, case when n % 3 = 0 then 60 end, 0, 0,
+       timestamptz '2026-02-01T00:00:00Z', 'user-' || (n % 40), timestamptz '2026-02-01T00:00:00Z'
+  from generate_series(1, 1000 * :scale) as n
+ where n % 2 = 1;
+
+insert into retry_policies (workflow_id, max_attempts, initial_delay_seconds, backoff_factor, max_delay_seconds,
+                            jitter_factor, created_at, created_by, updated_at)
+select ('01900000-0000-7000-8000-' || lpad(to_hex(n), 12, '0'))::uuid, 5, 10, 1.5, case when n % 3 = 0 then 600 end, 0,
+       timestamptz '2026-02-01T00:00:00Z', 'user-' || (n % 40), timestamptz '2026-02-01T00:00:00Z'
+  from generate_series(1, 1000 * :scale) as n
+ where n % 2 = 1;
+
 -- Half of the executions belong to five heavy workflows, the other half to all others; execution 170 has most steps.
 -- Whatever the scale, the heavy workflow has 20 executions of each customer, and half of its own in production.
 

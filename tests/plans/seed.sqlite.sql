@@ -79,6 +79,52 @@ select 'order-' || n, case when n % 2 = 0 then printf('v1:%064x', n % 100) end, 
        strftime('%Y-%m-%dT%H:%M:%S.000000Z', '2026-02-01', n || ' seconds')
   from s;
 
+-- Some pending runs are retries that are not due, more of them in a larger seed; half of the running ones have a lease.
+update runs
+   set attempt = 2,
+       retry_at = strftime('%Y-%m-%dT%H:%M:%S.000000Z', '2026-03-01T00:00:01',
+                           (unixepoch(created_at) - unixepoch('2026-02-01')) || ' seconds')
+ where status = 'pending' and id glob '*[048c]';
+
+update runs
+   set lease_owner = 'worker-1',
+       lease_expires_at = strftime('%Y-%m-%dT%H:%M:%S.000000Z', '2026-02-27',
+                                   (unixepoch(created_at) - unixepoch('2026-02-01')) || ' seconds')
+ where status = 'running' and id glob '*[02468ace]';
+
+-- As many in a larger seed: schedules that the runs of their workflow hold back.
+update runs
+   set triggered_by = 'cron'
+ where status in ('pending', 'running') and created_at < '2026-02-01T00:20:00.000000Z';
+
+insert into cron_triggers (workflow_id, expression, timezone, allow_overlapping, start_at, end_at, next_fire_at,
+                           last_fired_at, created_at, created_by, updated_at)
+with recursive s (n) as (select 1 union all select n + 1 from s where n < 1000 * :scale)
+select printf('01900000-0000-7000-8000-%012x', n), '*/5 * * * *', 'Europe/Berlin', n % 2 = 0, null, null,
+       case when n % 3 = 0 then strftime('%Y-%m-%dT%H:%M:%S.000000Z', '2026-02-28', n || ' seconds')
+            when n % 3 = 1 then strftime('%Y-%m-%dT%H:%M:%S.000000Z', '2026-03-02', n || ' seconds') end, null,
+       '2026-02-01T00:00:00.000000Z', 'user-' || (n % 40), '2026-02-01T00:00:00.000000Z'
+  from s
+ where n % 10 <> 0;
+
+insert into webhook_triggers (workflow_id, methods, required_headers, required_query, secret_ref, secret_headers,
+                              secret_query, rate_limit, rate_window_seconds, window_number, window_count, created_at,
+                              created_by, updated_at)
+with recursive s (n) as (select 1 union all select n + 1 from s where n < 1000 * :scale)
+select printf('01900000-0000-7000-8000-%012x', n), '["POST"]', '{"x-sig": null, "x-event": "push"}', '{}', 'secret-' || n,
+       '["x-sig"]', '[]', case when n % 3 = 0 then 5 end, case when n % 3 = 0 then 60 end, 0, 0,
+       '2026-02-01T00:00:00.000000Z', 'user-' || (n % 40), '2026-02-01T00:00:00.000000Z'
+  from s
+ where n % 2 = 1;
+
+insert into retry_policies (workflow_id, max_attempts, initial_delay_seconds, backoff_factor, max_delay_seconds,
+                            jitter_factor, created_at, created_by, updated_at)
+with recursive s (n) as (select 1 union all select n + 1 from s where n < 1000 * :scale)
+select printf('01900000-0000-7000-8000-%012x', n), 5, 10, 1.5, case when n % 3 = 0 then 600 end, 0,
+       '2026-02-01T00:00:00.000000Z', 'user-' || (n % 40), '2026-02-01T00:00:00.000000Z'
+  from s
+ where n % 2 = 1;
+
 -- Half of the executions belong to five heavy workflows, the other half to all others; execution 170 has most steps.
 -- Whatever the scale, the heavy workflow has 20 executions of each customer, and half of its own in production.
 

@@ -217,7 +217,7 @@ def test_a_changed_statement_needs_to_be_looked_at_whatever_its_plan(broken: Pla
 
 def test_queries_that_nothing_happened_to_are_not_accused(broken: Plans) -> None:
     untouched = [name for name in broken.queries if name not in
-                 {*OVERRIDES, "list_runs_by_status", "list_workflows_all"}]  # fmt: skip
+                 {*OVERRIDES, "list_runs_by_status", "list_workflows_all", "count_runs"}]  # fmt: skip
     findings = broken.check(untouched)
     assert not failed(findings), told(findings)
 
