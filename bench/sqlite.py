@@ -122,7 +122,7 @@ def rows() -> Iterator[Row]:
 
 @contextmanager
 def _open(path: Path, *, write: bool) -> Iterator[sqlite3.Connection]:
-    mode, cache = ("rw", 64) if write else ("ro", 16)
+    mode, cache = ("rw", 64) if write else ("ro", 8)
     connection = sqlite3.connect(f"file:{path}?mode={mode}", uri=True, isolation_level=None, check_same_thread=False)
     try:
         for pragma in ("synchronous = full", "foreign_keys = on", f"cache_size = {-cache * 1024}"):

@@ -91,7 +91,8 @@ class Tx(Stores[M]):
         psycopg.AsyncConnection. What is done on it belongs to this transaction; it must not be ended there.
 
         A statement of the application's own that fails aborts the transaction on PostgreSQL, and does not on SQLite:
-        let its error leave the block. Raises Closed once the transaction has ended.
+        let its error leave the block. Read a cursor to its end, or close it, before the block ends: on SQLite an open
+        one keeps the connection in the past for whoever has it next. Raises Closed once the transaction has ended.
         """
         return self._unit.connection
 

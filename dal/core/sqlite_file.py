@@ -151,7 +151,7 @@ class File:
             "cell_size_check": 1,
             "journal_size_limit": 64 * 2**20,
             "wal_autocheckpoint": 0,  # see commit
-            "cache_size": -64 * 1024 if write else -16 * 1024,
+            "cache_size": -64 * 1024 if write else -8 * 1024,
             "query_only": 0 if write else 1,
         }
         for pragma, value in wanted.items():
