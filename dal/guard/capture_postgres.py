@@ -176,14 +176,29 @@ def _vacuum(connection: Connection, tables: Iterable[str], options: str) -> None
 @contextmanager
 def _tidied(connection: Connection, query: Query, sources: Sources) -> Iterator[None]:
     """Vacuum what a query leaves behind that was undone: the next one would count its dead rows."""
+    before = _written(connection, sources) if query.writes else {}
     try:
         yield
     finally:
-        if query.writes:
-            profile = _profile(sources)
-            sizes = [size for table in profile for size in _enlarged(connection, table)]
-            _vacuum(connection, profile, "index_cleanup on")
+        after = _written(connection, sources) if query.writes else {}
+        tables = [table for table, rows in after.items() if rows is None or rows != before[table]]
+        if tables:
+            sizes = [size for table in tables for size in _enlarged(connection, table)]
+            _vacuum(connection, tables, "index_cleanup on")
             _tell_sizes(connection, sizes)
+
+
+def _written(connection: Connection, sources: Sources) -> dict[str, int | None]:
+    """How many rows were ever written to each table, undone ones too; None where PostgreSQL cannot be asked in time."""
+    profile = _profile(sources)
+    if connection.info.server_version < 150000:
+        return dict.fromkeys(profile)
+    connection.execute("select pg_stat_force_next_flush()")
+    rows = connection.execute(
+        "select relname, n_tup_ins + n_tup_upd + n_tup_del from pg_stat_user_tables where relname = any(%s)",
+        (list(profile),),
+    )
+    return dict(rows.fetchall())
 
 
 def _enlarged(connection: Connection, table: str, rows: int | None = None) -> list[tuple[int, str, float]]:
