@@ -38,7 +38,7 @@ def test_processes_that_open_a_new_file_at_once_all_find_the_schema_made_once(
     row = tally("SQLite: 8 processes open a new file at once")
     row.rounds = rounds(5, 100)
     command = [sys.executable, "-m", "tests.faults.crowd", "start", str(tmp_path), str(row.rounds), "8"]
-    ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=500)
+    ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=1800)
     assert (ended.returncode, ended.stdout, ended.stderr) == (0, "", "")
     for number in range(row.rounds):
         with dal.connect(f"sqlite:///{tmp_path}/{number}.db") as db:
