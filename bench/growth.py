@@ -44,6 +44,13 @@ QUERIES = (
     "find_executions",
     "list_steps",
     "list_steps_sized",
+    "create_checkpoint",
+    "get_checkpoint_latest",
+    "list_checkpoints",
+    "find_checkpoints",
+    "list_checkpoints_highest",
+    "list_checkpoints_lowest",
+    "mark_checkpoint_best",
 )
 
 Works = dict[tuple[str, str], Work]  # by query and case

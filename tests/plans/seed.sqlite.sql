@@ -172,3 +172,47 @@ with recursive s (execution_id, idx, at, count) as (
 select execution_id, idx, at, json_object('step', idx)
   from s
  order by execution_id, idx;
+
+-- Half of the checkpoints belong to five heavy workflows, the other half to all others.
+-- Whatever the scale, the heavy workflow has 20 checkpoints of each study and bucket, and half of its own by grid search.
+
+insert into checkpoints (id, workflow_id, config_version, runnable_config, metrics, metadata, artifact_url, created_at)
+with recursive s (m) as (select 1 union all select m + 1 from s where m < 10000 * :scale),
+r as (
+    select m, case when m % 2 = 0 then 1 + (m / 2) % 5 else 6 + (m / 2) % (1000 * :scale - 5) end as n,
+           case when m % 2 = 0 then (m / 2 + 4) / 5 else 1 + (m / 2) / (1000 * :scale - 5) end as version
+      from s
+)
+select 'checkpoint-' || m, 'flow-' || n, version, json_object('model', 'small', 'trial', m),
+       json_object('accuracy', (m * 7919 % 1000 + 0.5) / 1000, 'bucket', (m / 10) % (50 * :scale), 'note', 'none'),
+       json_object('search', case m / 10 % 2 when 0 then 'grid' else 'random' end,
+                   'study', 'study-' || ((m / 10) % (50 * :scale)),
+                   'labels', json_array(json_object('name', 'label-' || (m % 7), 'value', m % 3))),
+       null, strftime('%Y-%m-%dT%H:%M:%S.000000Z', '2026-02-01', m || ' seconds')
+  from r;
+
+insert into checkpoint_terms (workflow_id, term, config_version)
+with recursive n (id, path, type, value) as (
+    select id, '', 'object', json_object('metadata', json(metadata), 'metrics', json(metrics)) from checkpoints
+     union all
+    select n.id, n.path || case n.type when 'array' then '[]' else '.' || json_quote(c.key) end, c.type, c.value
+      from n cross join json_each(n.value) as c
+     where n.type in ('object', 'array')
+)
+select c.workflow_id, n.path || case n.type when 'object' then '{' when 'array' then '[' when 'text' then '"' || n.value
+                                            when 'integer' then '#' || n.value
+                                            else '#' || printf('%.12e', n.value) end,
+       c.config_version
+  from n cross join checkpoints c on c.id = n.id;
+
+insert into checkpoint_heads (workflow_id, last_version, best_id)
+select workflow_id, max(config_version), min(id) filter (where config_version = 1)
+  from checkpoints
+ group by workflow_id
+ order by workflow_id;
+
+insert into checkpoint_metrics (workflow_id, config_version, metric, value)
+select c.workflow_id, c.config_version, e.key, e.value
+  from checkpoints c cross join json_each(c.metrics) e
+ where e.type in ('integer', 'real')
+ order by c.workflow_id, c.config_version, e.key;
