@@ -11,7 +11,7 @@ from uuid import UUID
 
 import pytest
 
-from dal import AlreadyExists, Checkpoint, CheckpointNotFound, Dal, DalError, Invalid, Sync, VersionTaken
+from dal import AlreadyExists, Checkpoint, CheckpointNotFound, Dal, DalError, Invalid, Sync, Tx, VersionTaken
 from dal.stores.checkpoints import MAX_METRICS, MAX_VERSION, Checkpoints
 from tests.cells import Cell, Clock, MakeDb, together
 from tests.parity.make import NOON, a_checkpoint, all_pages
@@ -214,6 +214,21 @@ def test_marking_and_recording_at_once_leave_one_best(db: Dal[Sync], make_db: Ma
         jobs.append(partial(a_checkpoint, dbs[n % 3], is_best=True))
     assert kinds(together(jobs)) == {"Checkpoint": 80}
     assert (versions(every(db)), len(bests(db))) == (list(range(50, 0, -1)), 1)
+
+
+def test_who_has_recorded_in_a_transaction_compares_and_marks_alone(db: Dal[Sync]) -> None:
+    a_checkpoint(db, metrics={"m": -1}, is_best=True)
+
+    def keep_the_better(tx: Tx[Sync], value: int) -> int:
+        trial = a_checkpoint(tx, metrics={"m": value})
+        if value > tx.checkpoints.best("tuning").metrics["m"]:
+            tx.checkpoints.mark_best(trial.id)
+        return value
+
+    values = [7 * n % 20 for n in range(20)]
+    answers = together([partial(db.transact, partial(keep_the_better, value=value)) for value in values])
+    assert answers == values
+    assert db.checkpoints.best("tuning").metrics == {"m": 19}
 
 
 def test_of_64_that_take_one_id_one_does(db: Dal[Sync]) -> None:

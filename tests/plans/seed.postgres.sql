@@ -134,7 +134,7 @@ select x.execution_id, s.idx, x.started_at, jsonb_build_object('step', s.idx)
 
 insert into checkpoints (id, workflow_id, config_version, runnable_config, metrics, metadata, artifact_url, created_at)
 select 'checkpoint-' || m, 'flow-' || n, version, jsonb_build_object('model', 'small', 'trial', m),
-       jsonb_build_object('accuracy', (m * 7919 % 1000 + 0.5) / 1000, 'bucket', (m / 10) % (50 * :scale), 'note', 'none'),
+       jsonb_build_object('accuracy', (m % 1000 * 7919 % 1000 + 0.5) / 1000, 'bucket', (m / 10) % (50 * :scale), 'note', 'none'),
        jsonb_build_object('search', case m / 10 % 2 when 0 then 'grid' else 'random' end,
                           'study', 'study-' || ((m / 10) % (50 * :scale)),
                           'labels', jsonb_build_array(jsonb_build_object('name', 'label-' || (m % 7), 'value', m % 3))),
