@@ -36,10 +36,10 @@ class Queries:
         """checkpoints.sql: Checkpoints of a workflow whose metadata contain an object, as @> has it, and whose metrics contain another; highest version first, one page. {} is contained in all. Planned with its values, as find_executions is."""
 
     async def list_checkpoints_highest(self, *, workflow_id: str, metric: str, limit: int) -> list[Checkpoint]:
-        """checkpoints.sql: The checkpoints of a workflow with the highest numbers for a metric, highest first; of equal ones the highest version."""
+        """checkpoints.sql: The checkpoints of a workflow with the highest numbers for a metric, highest first; of equal ones the highest version. Materialized, or else all checkpoints of the workflow are read beside them: it is taken for one with a few."""
 
     async def list_checkpoints_lowest(self, *, workflow_id: str, metric: str, limit: int) -> list[Checkpoint]:
-        """checkpoints.sql: The checkpoints of a workflow with the lowest numbers for a metric, lowest first; of equal ones the lowest version."""
+        """checkpoints.sql: The checkpoints of a workflow with the lowest numbers for a metric, lowest first; of equal ones the lowest version. Materialized for the same reason."""
 
     async def mark_checkpoint_best(self, *, id: str) -> Checkpoint | None:
         """checkpoints.sql: Seat a checkpoint as its workflow's best one, in the place of another."""

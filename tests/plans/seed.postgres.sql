@@ -138,10 +138,10 @@ select x.execution_id, s.idx, x.started_at, jsonb_build_object('step', s.idx)
 
 insert into checkpoints (id, workflow_id, config_version, runnable_config, metrics, metadata, artifact_url, created_at)
 select 'checkpoint-' || m, 'flow-' || n, version, jsonb_build_object('model', 'small', 'trial', m),
-       jsonb_build_object('accuracy', (m % 1000 * 7919 % 1000 + 0.5) / 1000, 'bucket', (m / 10) % (50 * :scale), 'note', 'none'),
-       jsonb_build_object('search', case m / 10 % 2 when 0 then 'grid' else 'random' end,
-                          'study', 'study-' || ((m / 10) % (50 * :scale)),
-                          'labels', jsonb_build_array(jsonb_build_object('name', 'label-' || (m % 7), 'value', m % 3))),
+       jsonb_build_object('note', 'none', 'bucket', (m / 10) % (50 * :scale), 'accuracy', (m % 1000 * 7919 % 1000 + 0.5) / 1000),
+       jsonb_build_object('study', 'study-' || ((m / 10) % (50 * :scale)),
+                          'labels', jsonb_build_array(jsonb_build_object('name', 'label-' || (m % 7), 'value', m % 3)),
+                          'search', case m / 10 % 2 when 0 then 'grid' else 'random' end),
        null, timestamptz '2026-02-01T00:00:00Z' + m * interval '1 second'
   from generate_series(1, 10000 * :scale) as m
  cross join lateral (

@@ -189,10 +189,10 @@ r as (
       from s
 )
 select 'checkpoint-' || m, 'flow-' || n, version, json_object('model', 'small', 'trial', m),
-       json_object('accuracy', (m % 1000 * 7919 % 1000 + 0.5) / 1000, 'bucket', (m / 10) % (50 * :scale), 'note', 'none'),
-       json_object('search', case m / 10 % 2 when 0 then 'grid' else 'random' end,
-                   'study', 'study-' || ((m / 10) % (50 * :scale)),
-                   'labels', json_array(json_object('name', 'label-' || (m % 7), 'value', m % 3))),
+       json_object('note', 'none', 'bucket', (m / 10) % (50 * :scale), 'accuracy', (m % 1000 * 7919 % 1000 + 0.5) / 1000),
+       json_object('study', 'study-' || ((m / 10) % (50 * :scale)),
+                   'labels', json_array(json_object('name', 'label-' || (m % 7), 'value', m % 3)),
+                   'search', case m / 10 % 2 when 0 then 'grid' else 'random' end),
        null, strftime('%Y-%m-%dT%H:%M:%S.000000Z', '2026-02-01', m || ' seconds')
   from r;
 
