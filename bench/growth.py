@@ -2,6 +2,7 @@
 
     python -m bench.growth --url postgresql://…   PostgreSQL (a server to make databases on) and SQLite
     python -m bench.growth                        SQLite alone
+    python -m bench.growth list_runs claim_runs   these queries alone
 
 The rows are those that plans are recorded on (tests/plans/seed.*.sql) at a scale of 100; the values are those of
 tests/plans/params.yaml. Rows touched, as EXPLAIN ANALYZE counts them, on PostgreSQL; instructions of the virtual
@@ -44,6 +45,13 @@ QUERIES = (
     "find_executions",
     "list_steps",
     "list_steps_sized",
+    "create_checkpoint",
+    "get_checkpoint_latest",
+    "list_checkpoints",
+    "find_checkpoints",
+    "list_checkpoints_highest",
+    "list_checkpoints_lowest",
+    "mark_checkpoint_best",
 )
 
 Works = dict[tuple[str, str], Work]  # by query and case
@@ -60,33 +68,35 @@ def known() -> Sequence[str]:
     return [name for name in QUERIES if name not in queries or isinstance(sources.cases(queries[name]), Skipped)]
 
 
-def _cases(catalog: Catalog, sources: Sources) -> Iterator[tuple[str, Mapping[str, Mapping[str, object]]]]:
-    for name in QUERIES:
+def _cases(
+    catalog: Catalog, sources: Sources, names: Sequence[str]
+) -> Iterator[tuple[str, Mapping[str, Mapping[str, object]]]]:
+    for name in names:
         cases = sources.cases(catalog.queries[name])
         assert not isinstance(cases, Skipped), f"{name} has no values"
         yield name, cases
 
 
-def on_sqlite(scale: int) -> Works:
-    """The work of every query of the list, in a temporary file."""
+def on_sqlite(names: Sequence[str], scale: int) -> Works:
+    """The work of these queries, in a temporary file."""
     catalog, sources = Catalog.load("sqlite", MODELS_BY_NAME), Sources()
     with private_sqlite(catalog, path="") as connection:
         capture_sqlite.fill(connection, sources, scale)
         return {
             (name, case): capture_sqlite.work_of(connection, query, query.bind(values))
-            for name, cases in _cases(catalog, sources)
+            for name, cases in _cases(catalog, sources, names)
             for query in [catalog.queries[name]]
             for case, values in cases.items()
         }
 
 
-def on_postgres(url: str, scale: int) -> Works:
+def on_postgres(url: str, names: Sequence[str], scale: int) -> Works:
     """The same, in a database that is made and dropped."""
     catalog, sources = Catalog.load("postgres", MODELS_BY_NAME), Sources()
     with capture_postgres.filled(url, catalog, sources, scale) as connection:
         return {
             (name, case): work
-            for name, cases in _cases(catalog, sources)
+            for name, cases in _cases(catalog, sources, names)
             for case, work in capture_postgres.works_of(connection, catalog.queries[name], cases).items()
         }
 
@@ -109,11 +119,15 @@ def main(arguments: Sequence[str]) -> int:
     """Run as the command line asks; the exit status."""
     parser = argparse.ArgumentParser("python -m bench.growth", description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--url", metavar="DSN", help="a PostgreSQL whose role may make databases; else SQLite alone")
+    parser.add_argument("queries", metavar="QUERY", nargs="*", help="of those that are asked of; all by default")
     options = parser.parse_args(arguments)
+    names = options.queries or QUERIES
+    if unknown := set(names) - set(QUERIES):
+        parser.error(f"not asked of: {', '.join(sorted(unknown))}")
     begun = time.monotonic()
-    bad = compared("SQLite", "instructions", *map(on_sqlite, SCALES))
+    bad = compared("SQLite", "instructions", *(on_sqlite(names, scale) for scale in SCALES))
     if options.url:
-        bad += compared("PostgreSQL", "rows touched", *(on_postgres(options.url, scale) for scale in SCALES))
+        bad += compared("PostgreSQL", "rows touched", *(on_postgres(options.url, names, scale) for scale in SCALES))
     print(f"\n{bad} do more than {FACTOR} times the work; {time.monotonic() - begun:.0f} s")
     return bad > 0
 

@@ -9,6 +9,7 @@ from dal.errors import (
     AlreadyExists,
     AlreadyPublished,
     CatalogError,
+    CheckpointNotFound,
     Closed,
     Conflict,
     ConstraintViolated,
@@ -36,11 +37,13 @@ from dal.errors import (
     TriggerNotFound,
     Unavailable,
     VersionNotFound,
+    VersionTaken,
     WebhookRefused,
     WorkflowArchived,
     WorkflowNotFound,
 )
 from dal.settings import Settings
+from dal.stores.checkpoints import Checkpoint
 from dal.stores.crons import Cron
 from dal.stores.history import Execution, ExecutionStatus, Step
 from dal.stores.keys import Key
@@ -55,6 +58,8 @@ __all__ = [
     "AlreadyPublished",
     "Async",
     "CatalogError",
+    "Checkpoint",
+    "CheckpointNotFound",
     "Closed",
     "Conflict",
     "ConstraintViolated",
@@ -100,6 +105,7 @@ __all__ = [
     "Unavailable",
     "Version",
     "VersionNotFound",
+    "VersionTaken",
     "Webhook",
     "WebhookRefused",
     "Workflow",

@@ -24,6 +24,7 @@ from dal.core.sqlite_door import SqliteDoor
 from dal.core.sqlite_file import File
 from dal.errors import CatalogError, Invalid
 from dal.settings import Settings
+from dal.stores.checkpoints import Checkpoint, Checkpoints
 from dal.stores.crons import Cron
 from dal.stores.history import Execution, History, Step, StreamedStep
 from dal.stores.keys import Asked, Claim, Claims, Key, Keys
@@ -53,7 +54,7 @@ class Health(Struct, frozen=True):
 _MODELS: tuple[type[Struct], ...] = (
     *(Workflow, Event, Version, Run, StatusCount, Key, Claim),
     *(Cron, Webhook, RetryPolicy, FailedRun),
-    *(Execution, Step, StreamedStep),
+    *(Execution, Step, StreamedStep, Checkpoint),
     *MODELS,
 )
 MODELS_BY_NAME = {model.__name__: model for model in _MODELS}
@@ -75,6 +76,7 @@ class Stores(Store[M]):
         self.triggers: Triggers[M] = Triggers(runner, clock)
         self.keys: Keys[M] = Keys(runner, clock)
         self.history: History[M] = History(runner, clock)
+        self.checkpoints: Checkpoints[M] = Checkpoints(runner, clock)
 
 
 class Tx(Stores[M]):

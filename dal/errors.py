@@ -3,9 +3,10 @@
     DalError
     ├─ Invalid (also ValueError; .path)         bad argument; nothing was sent
     ├─ NotFound (also LookupError)
-    │  └─ WorkflowNotFound, VersionNotFound, RunNotFound, TriggerNotFound, KeyNotFound, ExecutionNotFound
+    │  ├─ WorkflowNotFound, VersionNotFound, RunNotFound, TriggerNotFound, KeyNotFound, ExecutionNotFound
+    │  └─ CheckpointNotFound
     ├─ Conflict (.constraint)
-    │  └─ AlreadyExists, HandleTaken, RevisionConflict, IdempotencyConflict, ConstraintViolated
+    │  └─ AlreadyExists, HandleTaken, VersionTaken, RevisionConflict, IdempotencyConflict, ConstraintViolated
     ├─ InvalidState (.found)
     │  ├─ InvalidTransition, LeaseLost, WorkflowArchived, WebhookRefused
     │  └─ AlreadyPublished, NotPublished, TransactionAborted, Closed
@@ -107,6 +108,10 @@ class ExecutionNotFound(NotFound):
     """No execution has this id."""
 
 
+class CheckpointNotFound(NotFound):
+    """No checkpoint has this id, or the workflow has no such one."""
+
+
 class Conflict(DalError):
     """The change conflicts with what is stored."""
 
@@ -122,6 +127,10 @@ class AlreadyExists(Conflict):
 
 class HandleTaken(Conflict):
     """Another active workflow has this handle."""
+
+
+class VersionTaken(Conflict):
+    """Another checkpoint of the workflow has this config_version."""
 
 
 class RevisionConflict(Conflict):

@@ -6,6 +6,7 @@ from uuid import UUID
 
 from dal.core.rows import Applied, Json
 from dal.core.schema import AppliedMigration, Damage, SchemaColumn, SchemaIndex, SchemaReference, ServerFacts
+from dal.stores.checkpoints import Checkpoint
 from dal.stores.crons import Cron
 from dal.stores.history import Execution, Step, StreamedStep
 from dal.stores.keys import Claim, Key
@@ -16,6 +17,33 @@ from dal.stores.webhooks import Webhook
 from dal.stores.workflows import Event, Workflow
 
 class Queries:
+    async def create_checkpoint(self, *, id: str, workflow_id: str, config_version: int | None, runnable_config: Json, metrics: Json, metadata: Json, artifact_url: str | None, is_best: bool, now: datetime) -> Applied[Checkpoint] | None:
+        """checkpoints.sql: A checkpoint, under the number given or, with null, the one behind the highest so far; the best one from now on, if it is said to be. Refused with 'id' or 'version', which another has. One that took either meanwhile is refused by its constraint, and the head that was moved for it is moved back with the statement."""
+
+    async def get_checkpoint(self, *, id: str) -> Checkpoint | None:
+        """checkpoints.sql: One checkpoint."""
+
+    async def get_checkpoint_latest(self, *, workflow_id: str) -> Checkpoint | None:
+        """checkpoints.sql: A workflow's checkpoint with the highest version."""
+
+    async def get_checkpoint_best(self, *, workflow_id: str) -> Checkpoint | None:
+        """checkpoints.sql: A workflow's best checkpoint."""
+
+    async def list_checkpoints(self, *, workflow_id: str, before: int, limit: int) -> list[Checkpoint]:
+        """checkpoints.sql: Checkpoints of a workflow, highest version first, one page; before is the largest integer for the first."""
+
+    async def find_checkpoints(self, *, workflow_id: str, metadata: Json, metrics: Json, before: int, limit: int) -> list[Checkpoint]:
+        """checkpoints.sql: Checkpoints of a workflow whose metadata contain an object, as @> has it, and whose metrics contain another; highest version first, one page. {} is contained in all. Planned with its values, as find_executions is."""
+
+    async def list_checkpoints_highest(self, *, workflow_id: str, metric: str, limit: int) -> list[Checkpoint]:
+        """checkpoints.sql: The checkpoints of a workflow with the highest numbers for a metric, highest first; of equal ones the highest version. Materialized, or else all checkpoints of the workflow are read beside them: it is taken for one with a few."""
+
+    async def list_checkpoints_lowest(self, *, workflow_id: str, metric: str, limit: int) -> list[Checkpoint]:
+        """checkpoints.sql: The checkpoints of a workflow with the lowest numbers for a metric, lowest first; of equal ones the lowest version. Materialized for the same reason."""
+
+    async def mark_checkpoint_best(self, *, id: str) -> Checkpoint | None:
+        """checkpoints.sql: Seat a checkpoint as its workflow's best one, in the place of another."""
+
     async def create_execution(self, *, execution_id: str, workflow_id: str, inputs: Json, runnable_config: Json | None, tags: Json, callbacks: Json, metadata: Json, run_name: str | None, trace_id: str | None, now: datetime) -> Execution | None:
         """history.sql: A running execution without steps. No row: there is one with this id."""
 

@@ -63,6 +63,7 @@ def _live(settings: Settings, account: Account, seed: int) -> None:
         for part in (
             day.make_workflows, day.make_versions, day.make_runs, day.change_workflows, day.be_refused, day.rush_hour,
             night.share_work, night.fire_triggers, night.ask_again, night.write_history,
+            night.improve_prompts,
         ):  # fmt: skip
             part()
         account.chapter("The end of the day")

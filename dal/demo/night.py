@@ -12,6 +12,7 @@ from dal.demo.account import all_pages
 from dal.demo.day import AT_ONCE, Day
 
 JOBS = 12
+ACCURACIES = (0.61, 0.66, 0.64, 0.71, 0.78, 0.75, 0.83, 0.81)
 WEEK = timedelta(days=7)
 
 
@@ -219,3 +220,49 @@ class Night:
         steps = await asyncio.gather(*[db.history.append_step(execution_id, {"task": at}) for at in range(AT_ONCE)])
         places = sorted(step.idx for step in steps)
         self.account.same("the places of steps appended at once", places, list(range(AT_ONCE)))
+
+    def improve_prompts(self) -> None:
+        """Checkpoints of an optimizer, from many hands at once."""
+        same, checkpoints = self.account.same, self.db.checkpoints
+        self.account.chapter("A prompt gets better")
+        for version, accuracy in enumerate(ACCURACIES, 1):
+            made = checkpoints.record(
+                "sort-post",
+                runnable_config={"temperature": version / 10},
+                metrics={"accuracy": accuracy, "cost": {"tokens": 100 * version}},
+                metadata={"model": "small" if version % 2 else "large"},
+                is_best=accuracy == max(ACCURACIES[:version]),
+            )
+            same("the version of a checkpoint", made.config_version, version)
+        ranking = sorted(range(len(ACCURACIES)), key=lambda at: -ACCURACIES[at])
+        best = checkpoints.best("sort-post")
+        same("the best", best.config_version, ranking[0] + 1)
+        top = checkpoints.top("sort-post", "accuracy", limit=3)
+        same("the three best", [each.config_version for each in top], [at + 1 for at in ranking[:3]])
+        small = checkpoints.find("sort-post", metadata={"model": "small"}).items
+        same("those of a model", [each.config_version for each in small], list(range(len(ACCURACIES), 0, -1))[1::2])
+        asyncio.run(self._record_at_once())
+        self.account.say(
+            f"{len(ACCURACIES)} checkpoints of one workflow are versions 1 to {len(ACCURACIES)}; {len(small)} of them "
+            f"are found by their model. Of another workflow {AT_ONCE} are recorded at once, each as the best: their "
+            "versions have no gap, and one is the best. The three with the highest accuracy, of the first one:"
+        )
+        self.account.table(
+            (">version", ">accuracy", "model", "best"),
+            [
+                (each.config_version, each.metrics["accuracy"], each.metadata["model"], "yes" if each.is_best else "")
+                for each in top
+            ],
+        )
+
+    async def _record_at_once(self) -> None:
+        async with dal.aconnect(self.db.settings, clock=self.clock) as db:
+            config: Json = {"temperature": 0.5}
+            made = await asyncio.gather(
+                *[db.checkpoints.record("count-stock", runnable_config=config, is_best=True) for _ in range(AT_ONCE)]
+            )
+            versions = sorted(each.config_version for each in made)
+            self.account.same("the versions of checkpoints made at once", versions, list(range(1, AT_ONCE + 1)))
+            listed = (await db.checkpoints.list("count-stock", limit=500)).items
+            best = await db.checkpoints.best("count-stock")
+            self.account.same("the best of them", [each for each in listed if each.is_best], [best])

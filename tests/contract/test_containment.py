@@ -82,6 +82,18 @@ def found(db: Dal[Sync], documents: list[Any], wanted: Any) -> list[int]:
     return sorted(int(item.execution_id.rpartition("-")[2]) for item in items)
 
 
+def found_among_checkpoints(db: Dal[Sync], documents: list[Any], wanted: Any) -> list[int]:
+    """Which of the documents ``checkpoints.find`` finds, where half of what is wanted is in the metrics, and half in
+    the metadata; each document is both."""
+    workflow = f"w{next(NUMBER)}"
+    with db.transaction() as tx:
+        for document in documents:
+            tx.checkpoints.record(workflow, runnable_config=None, metadata=document, metrics=document)
+    halves = [dict(list(wanted.items())[half::2]) for half in (0, 1)]
+    items = db.checkpoints.find(workflow, metadata=halves[0], metrics=halves[1]).items
+    return sorted(item.config_version - 1 for item in items)
+
+
 PAIRS: list[tuple[Any, Any, bool]] = [
     ({"a": 1}, {}, True),
     ({}, {}, True),
@@ -136,6 +148,17 @@ def test_no_documents_are_found_on_one_database_alone(
     expected = [at for at, document in enumerate(documents) if contains(document, wanted)]
     answers = {db.settings.backend: found(db, documents, wanted) for db in (sqlite_db, postgres_db)}
     assert answers == {"sqlite": expected, "postgres": expected}
+
+
+@settings(max_examples=200, suppress_health_check=list(HealthCheck))
+@given(questions())
+def test_no_checkpoints_are_found_on_one_database_alone(
+    sqlite_db: Dal[Sync], postgres_db: Dal[Sync], question: tuple[list[Any], Any]
+) -> None:
+    documents = [each for each in question[0] if isinstance(each, dict) and all(0 < len(key) <= 128 for key in each)]
+    expected = [at for at, document in enumerate(documents) if contains(document, question[1])]
+    for db in (sqlite_db, postgres_db):
+        assert found_among_checkpoints(db, documents, question[1]) == expected, db.settings.backend
 
 
 def test_a_document_to_look_for_is_an_object_of_at_most_so_many_values() -> None:

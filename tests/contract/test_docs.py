@@ -145,7 +145,7 @@ class Session:
                 stdin=subprocess.DEVNULL,
                 capture_output=True,
                 text=True,
-                timeout=60,
+                timeout=180,  # for a hang; dal plans fills two databases
             )
             said = f"{done.stdout}\n{done.stderr}"
             assert done.returncode == command.status, f"{command}\nended with {done.returncode}:\n{said}"
@@ -563,12 +563,15 @@ ON_SQLITE: Mapping[str, Callable[[Dal[Sync], Workflow, Run], object]] = {
     "VersionNotFound": lambda db, flow, run: db.versions.get_number(flow.id, 3),
     "RunNotFound": lambda db, flow, run: db.runs.get(flow.id),
     "ExecutionNotFound": lambda db, flow, run: db.history.get("run-4711"),
+    "CheckpointNotFound": lambda db, flow, run: db.checkpoints.best("support-agent"),
     "KeyNotFound": lambda db, flow, run: db.keys.get("booking:4711"),
     "TriggerNotFound": lambda db, flow, run: db.triggers.dispatch_webhook(flow.id, {}, source_ip=None),
     "LeaseLost": lambda db, flow, run: _meet_a_lost_lease(db, run),
     "WebhookRefused": lambda db, flow, run: _meet_rules(db, flow),
     "RateLimited": lambda db, flow, run: _meet_a_limit(db, flow),
     "HandleTaken": lambda db, flow, run: db.workflows.create("Other", handle="invoices", actor="ana"),
+    "VersionTaken": lambda db, flow, run: [
+        db.checkpoints.record("support-agent", config_version=1, runnable_config={}) for _ in range(2)],
     "RevisionConflict": lambda db, flow, run: db.workflows.update(flow.id, name="B", expected_revision=7, actor="ana"),
     "IdempotencyConflict": lambda db, flow, run: db.runs.create(
         flow.id, inputs={"other": True}, idempotency_key="key", actor="ana"),

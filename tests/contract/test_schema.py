@@ -337,7 +337,11 @@ TYPES = {
 
 
 # What documents are found by, where a filter asks what they contain: an index on PostgreSQL, a table on SQLite.
-CONTAINMENT = {"executions_metadata_idx": "execution_terms"}
+CONTAINMENT = {
+    "executions_metadata_idx": "execution_terms",
+    "checkpoints_metadata_idx": "checkpoint_terms",
+    "checkpoints_metrics_idx": "checkpoint_terms",
+}
 
 
 def logical(index: SchemaIndex) -> tuple[str, bool, str, str]:

@@ -18,6 +18,7 @@ import pytest
 import dal
 from dal import Dal, Sync
 from dal.core.face import Method, Stream
+from dal.stores.checkpoints import Checkpoints
 from dal.stores.history import History
 from dal.stores.keys import Keys
 from dal.stores.runs import Runs
@@ -149,6 +150,8 @@ def a_life(db: Dal[Sync], call: Account) -> None:
     call("history.find", partial(db.history.find, handle, metadata={"a": 1}))
     call("history.prune", partial(db.history.prune, dal.dal.utc_now(), limit=1))
 
+    checkpoints(db, call, handle)
+
     db.transact(lambda tx: "done", key=handle)
     call("keys.get", partial(db.keys.get, handle))
     call.refused("keys.get", partial(db.keys.get, "none"), dal.KeyNotFound)
@@ -183,6 +186,27 @@ def triggers(db: Dal[Sync], call: Account, id: UUID) -> None:
     call("triggers.dispatch_manual", partial(of.dispatch_manual, id, [(None, {})] * 2, actor="a"))
 
 
+def checkpoints(db: Dal[Sync], call: Account, workflow: str) -> None:
+    of = db.checkpoints
+    ask = partial(of.record, workflow, runnable_config={"a": 1}, metrics={"m": 1}, metadata={"a": 1})
+    id = call("checkpoints.record", ask).id
+    call("checkpoints.record: the best", partial(ask, is_best=True))
+    call("checkpoints.record: numbered", partial(ask, config_version=7))
+    call.refused("checkpoints.record", partial(ask, id=id), dal.AlreadyExists)
+    call.refused("checkpoints.record", partial(ask, config_version=7), dal.VersionTaken)
+    call("checkpoints.get", partial(of.get, id))
+    call.refused("checkpoints.get", partial(of.get, "none"), dal.CheckpointNotFound)
+    call("checkpoints.latest", partial(of.latest, workflow))
+    call("checkpoints.best", partial(of.best, workflow))
+    call("checkpoints.list", partial(of.list, workflow, limit=1))
+    call("checkpoints.mark_best", partial(of.mark_best, id))
+    call.refused("checkpoints.mark_best", partial(of.mark_best, "none"), dal.CheckpointNotFound)
+    call("checkpoints.find", partial(of.find, workflow, metadata={"a": 1}))
+    call("checkpoints.find: by metrics", partial(of.find, workflow, metrics={"m": 1}))
+    call("checkpoints.top", partial(of.top, workflow, "m"))
+    call("checkpoints.top: lowest first", partial(of.top, workflow, "m", lowest_first=True))
+
+
 # What is computed in between stands in no statement: the time of a fire, the delay of a retry.
 TWO = {"triggers.dispatch_due": 2, "triggers.schedule_retry": 2}
 
@@ -193,7 +217,7 @@ def test_every_method_is_one_round_trip_but_for_two(db: Dal[Sync], proxy: Proxy)
     call = Account(proxy)
     a_life(db, call)
     stores = {"workflows": Workflows, "versions": Versions, "runs": Runs, "triggers": Triggers, "history": History,
-              "keys": Keys}  # fmt: skip
+              "checkpoints": Checkpoints, "keys": Keys}  # fmt: skip
     methods = {f"{store}.{name}" for store, kind in stores.items() for name, each in inspect.getmembers(kind)
                if isinstance(each, (Method, Stream))}  # fmt: skip
     assert len(methods) > 50

@@ -63,9 +63,23 @@ def append_to_a_fresh_one(db: Dal[Sync], prefix: str) -> int:
     return db.history.append_step(execution, {"by": "another process"}).idx
 
 
+def record_checkpoint(db: Dal[Sync], workflow: str) -> int:
+    """Record a checkpoint as the best; answers its version."""
+    return db.checkpoints.record(workflow, runnable_config={"by": "another process"}, is_best=True).config_version
+
+
+def mark_best(db: Dal[Sync], workflow: str) -> int:
+    """Mark one of the first ten as the best, another one each time; answers its version."""
+    first = db.checkpoints.list(workflow).items[::-1][:10]
+    return db.checkpoints.mark_best(first[uuid7().int % 10].id).config_version
+
+
 WHAT: dict[str, Callable[[Dal[Sync], str], Any]] = {
     each.__name__: each
-    for each in (create_version, create_once, claim_all, dispatch_all, append_step, append_to_a_fresh_one)
+    for each in (
+        *(create_version, create_once, claim_all, dispatch_all, append_step, append_to_a_fresh_one),
+        *(record_checkpoint, mark_best),
+    )
 }
 
 

@@ -88,6 +88,8 @@ class Side:
         for execution in ("e", "f"):
             self.db.history.start(execution, "flow", metadata={"a": 1})
         self.db.history.append_steps("e", [1, 2])
+        for _ in range(2):
+            self.db.checkpoints.record("flow", runnable_config={}, metadata={"a": 1}, metrics={"a": 1})
         self.cursors = {key: _text(page(self, limit=1).next) for key, page in LISTS.items()}
 
     def census(self) -> tuple[int, ...]:
@@ -98,6 +100,7 @@ class Side:
             len(self.db.runs.list(self.workflow, limit=500).items),
             len(self.db.workflows.events(self.workflow, limit=500).items),
             len(self.db.runs.events(self.run, limit=500).items),
+            len(self.db.checkpoints.list("w", limit=500).items),
         )
 
     def at(self, now: object) -> Dal[Sync]:
@@ -203,13 +206,17 @@ TEXTS: dict[str, tuple[str, Give]] = {
     "actor of cancel": ("actor", lambda s, v: s.db.runs.cancel(s.run, actor=v)),
     "error": ("error", lambda s, v: s.db.runs.fail(s.run, v, actor=ANN)),
     "reason": ("reason", lambda s, v: s.db.runs.cancel(s.run, v, actor=ANN)),
+    "artifact": ("artifact_url", lambda s, v: s.db.checkpoints.record("w", runnable_config=1, artifact_url=v)),
+    "metric": ("metric", lambda s, v: s.db.checkpoints.top("w", v)),
+    "checkpoint": ("id", lambda s, v: s.db.checkpoints.get(v)),
+    "checkpoint's workflow": ("workflow_id", lambda s, v: s.db.checkpoints.record(v, runnable_config=1)),
 }
 KEYS = [place for place in TEXTS if place.startswith("actor") or place in ("hash", "triggered by", "idempotency key")]
 TAGS = ["workflow tag", "new tag", "run tag", "listed tag"]
 CHOICES = ["draft access", "new draft access", "status"]
 MAY_BE_NONE = {
     "handle", "new handle", "description", "new description", "listed tag", "mermaid", "notes", "run name",
-    "triggered by", "idempotency key", "status", "reason",
+    "triggered by", "idempotency key", "status", "reason", "artifact",
 }  # fmt: skip
 
 JSONS: dict[str, tuple[str, Give]] = {
@@ -229,6 +236,12 @@ JSONS: dict[str, tuple[str, Give]] = {
     "output": ("output", lambda s, v: s.db.runs.succeed(s.run, v, actor=ANN)),
     "step": ("payload", lambda s, v: s.db.history.append_step("e", v)),
     "steps": ("payloads[1]", lambda s, v: s.db.history.append_steps("e", [1, v])),
+    "checkpoint config": ("runnable_config", lambda s, v: s.db.checkpoints.record("w", runnable_config=v)),
+    "metrics": ("metrics.m", lambda s, v: s.db.checkpoints.record("w", runnable_config=1, metrics={"m": v})),
+    "checkpoint metadata": (
+        "metadata.m",
+        lambda s, v: s.db.checkpoints.record("w", runnable_config=1, metadata={"m": v}),
+    ),
 }
 
 # Each with the error for an id that nothing has; None: an empty page.
@@ -272,12 +285,18 @@ INTS: dict[str, tuple[str, Give]] = {
         "expected_revision",
         lambda s, v: s.db.workflows.update(s.workflow, actor=ANN, name="w", expected_revision=v),
     ),
+    "config version": (
+        "config_version",
+        lambda s, v: s.db.checkpoints.record("w", runnable_config=1, config_version=v),
+    ),
 }
 
 BOOLS: dict[str, tuple[str, Give]] = {
     "resolve": ("include_archived", lambda s, v: s.db.workflows.resolve("subject", include_archived=v)),
     "list": ("include_archived", lambda s, v: s.db.workflows.list(include_archived=v)),
     "publish": ("require_login", lambda s, v: s.db.workflows.publish(s.workflow, actor=ANN, require_login=v)),
+    "best": ("is_best", lambda s, v: s.db.checkpoints.record("w", runnable_config=1, is_best=v)),
+    "top": ("lowest_first", lambda s, v: s.db.checkpoints.top("w", "m", lowest_first=v)),
 }
 
 LISTS: dict[str, Callable[..., Page[Any]]] = {
@@ -293,6 +312,9 @@ LISTS: dict[str, Callable[..., Page[Any]]] = {
     "running executions": lambda s, **page: s.db.history.list("flow", status="running", **page),
     "executions with a": lambda s, **page: s.db.history.find("flow", metadata={"a": 1}, **page),
     "steps": lambda s, **page: s.db.history.steps("e", **page),
+    "checkpoints": lambda s, **page: s.db.checkpoints.list("flow", **page),
+    "checkpoints with a": lambda s, **page: s.db.checkpoints.find("flow", metadata={"a": 1}, **page),
+    "checkpoints that measured a": lambda s, **page: s.db.checkpoints.find("flow", metrics={"a": 1}, **page),
 }
 
 
@@ -567,6 +589,9 @@ def refused_texts() -> Iterator[Row]:
         "handle": 64,
         "new handle": 64,
         "reference": 128,
+        "metric": 128,
+        "checkpoint": 128,
+        "checkpoint's workflow": 128,
     }.items():
         path, call = TEXTS[place]
         for value in ("", "x" * (most + 1)):
@@ -678,6 +703,11 @@ def failed(side: Side, error: str) -> list[Any]:
     return [side.db.runs.fail(run.id, error, actor=ANN), side.db.runs.get(run.id)]
 
 
+def checkpoint_of(side: Side, config: object = None, **given: Any) -> list[Any]:
+    made = side.db.checkpoints.record("kept", runnable_config=config, **given)
+    return [made, side.db.checkpoints.get(made.id)]
+
+
 # What a write answers, and what is read afterwards.
 KEPT_JSON: dict[str, Give] = {
     "graph": lambda s, v: [row.graph for row in version_of(s, v)],
@@ -687,6 +717,7 @@ KEPT_JSON: dict[str, Give] = {
     "inputs": lambda s, v: [row.inputs for row in run_of(s, inputs=v)],
     "callbacks": lambda s, v: [row.callbacks for row in run_of(s, callbacks=v)],
     "output": lambda s, v: [row.output for row in succeeded(s, v)],
+    "checkpoint config": lambda s, v: [row.runnable_config for row in checkpoint_of(s, v)],
 }
 KEPT_TEXT: dict[str, Give] = {
     "description": lambda s, v: [row.description for row in workflow_of(s, description=v)],
@@ -694,6 +725,7 @@ KEPT_TEXT: dict[str, Give] = {
     "notes": lambda s, v: [row.notes for row in version_of(s, notes=v)],
     "run name": lambda s, v: [row.name for row in run_of(s, name=v)],
     "error": lambda s, v: [row.error for row in failed(s, v)],
+    "artifact": lambda s, v: [row.artifact_url for row in checkpoint_of(s, artifact_url=v)],
 }
 KEPT_KEY: dict[str, Give] = {
     "triggered by": lambda s, v: [row.triggered_by for row in run_of(s, triggered_by=v)],

@@ -10,7 +10,7 @@ import pytest
 
 from dal import Dal, Invalid, Page, Sync
 from tests.cells import Clock, MakeDb
-from tests.parity.make import NOON, a_run, a_version, a_workflow, all_pages, an_execution
+from tests.parity.make import NOON, a_checkpoint, a_run, a_version, a_workflow, all_pages, an_execution
 
 
 class Listed(NamedTuple):
@@ -117,9 +117,21 @@ def steps(db: Dal[Sync]) -> Listed:
     return Listed(page, lambda: db.history.append_step(id, {}).idx, lambda step: step.idx, newest_first=False)
 
 
+def checkpoints(db: Dal[Sync]) -> Listed:
+    a_checkpoint(db, "another")
+    return Listed(partial(db.checkpoints.list, "tuning"), lambda: a_checkpoint(db).id, _id)
+
+
+def checkpoints_found(db: Dal[Sync]) -> Listed:
+    a_checkpoint(db, metadata={"a": [{"b": 1}, {"c": 2}]}, metrics={"m": 1})
+    wanted: dict[str, Any] = {"metadata": {"a": [{"b": 1, "c": 2}]}, "metrics": {"m": 1}}
+    return Listed(partial(db.checkpoints.find, "tuning", **wanted), lambda: a_checkpoint(db, **wanted).id, _id)
+
+
 LISTS = [
     workflows, workflows_and_archived_ones, workflows_by_tag, workflows_and_archived_ones_by_tag, versions, runs,
     runs_by_status, workflow_events, executions, executions_by_status, executions_found, steps,
+    checkpoints, checkpoints_found,
 ]  # fmt: skip
 each_list = pytest.mark.parametrize("listed", LISTS, ids=lambda function: function.__name__)
 
@@ -233,13 +245,20 @@ def every_list(db: Dal[Sync]) -> dict[str, Callable[..., Page[Any]]]:
             f"executions of {name} with b": partial(db.history.find, name, metadata={"b": 2}),
             f"steps of {name}": partial(db.history.steps, running[0]),
         }
+        for _ in range(2):
+            a_checkpoint(db, name, metadata={"a": 1}, metrics={"a": 1})
+        pages |= {
+            f"checkpoints of {name}": partial(db.checkpoints.list, name),
+            f"checkpoints of {name} with a": partial(db.checkpoints.find, name, metadata={"a": 1}),
+            f"checkpoints of {name} that measured a": partial(db.checkpoints.find, name, metrics={"a": 1}),
+        }
     return pages
 
 
 def test_a_cursor_is_refused_by_every_other_list_and_filter(db: Dal[Sync]) -> None:
     pages = every_list(db)
     cursors = {name: page(limit=1).next for name, page in pages.items()}
-    assert len(set(cursors.values()) - {None}) == len(pages) == 29
+    assert len(set(cursors.values()) - {None}) == len(pages) == 35
     for name, page in pages.items():
         for origin, cursor in cursors.items():
             if origin == name:
@@ -259,6 +278,8 @@ def test_a_damaged_cursor_is_refused(db: Dal[Sync]) -> None:
         "events of a run of two",
         "executions of one",
         "steps of two",
+        "checkpoints of one",
+        "checkpoints of one with a",
     ):
         cursor = pages[name](limit=1).next or ""
         flipped = [cursor[:at] + ("B" if letter == "A" else "A") + cursor[at + 1 :] for at, letter in enumerate(cursor)]

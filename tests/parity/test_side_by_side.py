@@ -44,9 +44,10 @@ from tests.cells import Clock, Face, Loop, open_db
 START = datetime(2026, 1, 1, tzinfo=UTC)
 TABLES = (
     "run_events", "runs", "workflow_versions", "workflow_events", "workflow_tags", "cron_triggers", "webhook_triggers",
-    "retry_policies", "workflows", "idempotency_keys", "execution_steps", "executions", "own",
+    "retry_policies", "workflows", "idempotency_keys", "execution_steps", "executions", "checkpoint_metrics",
+    "checkpoint_heads", "checkpoints", "own",
 )  # fmt: skip
-ON_SQLITE = ("execution_terms",)  # what is an index on PostgreSQL
+ON_SQLITE = ("execution_terms", "checkpoint_terms")  # what is an index on PostgreSQL
 IS_LONG = os.environ.get("HYPOTHESIS_PROFILE") == "long"
 PROFILE = settings(
     max_examples=1500 if IS_LONG else 100,
@@ -165,6 +166,12 @@ METADATA = st.one_of(
     st.dictionaries(st.sampled_from("abc"), st.dictionaries(st.sampled_from("ab"), SMALL, max_size=2), max_size=2),
     st.dictionaries(WORDS, JSON, max_size=2),
 )
+CHECKPOINT = st.sampled_from([None, None, "c1", "c2", "C1", "日" * 128])
+METRIC = st.sampled_from(["a", "b", "loss", "é"])
+METRICS = st.one_of(
+    st.dictionaries(METRIC, st.one_of(st.sampled_from([1, 1.0, 0.5, -1, 2**53 + 1, float(2**53)]), LEAF), max_size=4),
+    st.dictionaries(METRIC, JSON, max_size=2),
+)
 EXECUTION_STATUS = st.sampled_from(["running", "completed", "error", "cancelled"])
 STATUS = st.sampled_from(["pending", "running", "succeeded", "failed", "cancelled"])
 TRIGGERS = ("cron", "webhook", "retry_policy")
@@ -277,6 +284,22 @@ BAD_CALLS: Sequence[tuple[str, str, tuple[Any, ...], dict[str, Any]]] = (
     ("cursor", "history.find", ("w1",), {"metadata": {}, "after": "?"}),
     ("cursor", "history.steps", ("e1",), {"after": "?"}),
     ("limit", "history.prune", (START,), {"limit": "?"}),
+    ("text", "checkpoints.record", ("?",), {"runnable_config": 1, "id": "c3"}),
+    ("text", "checkpoints.record", ("w1",), {"runnable_config": 1, "id": "?"}),
+    ("text", "checkpoints.record", ("w1",), {"runnable_config": 1, "id": "c3", "artifact_url": "?"}),
+    ("json", "checkpoints.record", ("w1",), {"runnable_config": "?"}),
+    ("json", "checkpoints.record", ("w1",), {"runnable_config": 1, "metrics": "?"}),
+    ("json", "checkpoints.record", ("w1",), {"runnable_config": 1, "metadata": "?"}),
+    ("int", "checkpoints.record", ("w1",), {"runnable_config": 1, "id": "c3", "config_version": "?"}),
+    ("text", "checkpoints.get", ("?",), {}),
+    ("text", "checkpoints.mark_best", ("?",), {}),
+    ("text", "checkpoints.best", ("?",), {}),
+    ("text", "checkpoints.top", ("w1", "?"), {}),
+    ("limit", "checkpoints.top", ("w1", "a"), {"limit": "?"}),
+    ("json", "checkpoints.find", ("w1",), {"metadata": "?"}),
+    ("json", "checkpoints.find", ("w1",), {"metrics": "?"}),
+    ("cursor", "checkpoints.list", ("w1",), {"after": "?"}),
+    ("cursor", "checkpoints.find", ("w1",), {"metrics": {}, "after": "?"}),
     ("limit", "workflows.list", (), {"limit": "?"}),
     ("limit", "keys.prune", (START,), {"limit": "?"}),
     ("limit", "runs.list", ("workflow",), {"limit": "?"}),
@@ -356,6 +379,7 @@ class Machine(RuleBasedStateMachine):
     workflows: Bundle[Ref] = Bundle("workflows")
     versions: Bundle[Ref] = Bundle("versions")
     runs: Bundle[Ref] = Bundle("runs")
+    checkpoints: Bundle[Ref] = Bundle("checkpoints")
     cursors: Bundle[Cursor] = Bundle("cursors")
 
     sides: ClassVar[Sides]
@@ -453,7 +477,7 @@ class Machine(RuleBasedStateMachine):
             return {"?": value, "workflow": workflow, "run": run}.get(given, given) if type(given) is str else given
 
         makes = method.removesuffix("s.create") if method.endswith(".create") else ""  # some are good here and there
-        makes = "run" if method == "triggers.dispatch_webhook" else makes
+        makes = {"triggers.dispatch_webhook": "run", "checkpoints.record": "checkpoint"}.get(method, makes)
         self.both(
             method, *map(filled, arguments), makes=makes, **{key: filled(given) for key, given in keywords.items()}
         )
@@ -770,6 +794,48 @@ class Machine(RuleBasedStateMachine):
     def prune_history(self, seconds: float, limit: int) -> None:
         self.both("history.prune", self.sides.clock() + timedelta(seconds=seconds), limit=limit)
 
+    # --- checkpoints ---
+
+    @rule(
+        target=checkpoints,
+        workflow=FLOW,
+        id=CHECKPOINT,
+        version=st.sampled_from([None, None, None, 1, 2, 3, 7]),
+        config=JSON,
+        given=some(metrics=METRICS, metadata=METADATA, artifact_url=TEXT, is_best=st.booleans()),
+    )
+    def record_checkpoint(
+        self, workflow: str, id: str | None, version: int | None, config: Any, given: dict[str, Any]
+    ) -> Any:
+        return self.make(
+            "checkpoint", "checkpoints.record", workflow, id=id, config_version=version, runnable_config=config, **given
+        )
+
+    @rule(target=checkpoints, workflow=FLOW, metrics=st.lists(METRICS, min_size=1, max_size=5))
+    def record_checkpoints(self, workflow: str, metrics: list[Any]) -> Any:
+        made = [
+            self.make("checkpoint", "checkpoints.record", workflow, runnable_config=None, metrics=each, metadata=each)
+            for each in metrics
+        ]
+        return multiple(*(each for each in made if isinstance(each, Ref)))
+
+    @rule(checkpoint=checkpoints)
+    def mark_best(self, checkpoint: Ref) -> None:
+        self.both("checkpoints.mark_best", checkpoint)
+
+    @rule(checkpoint=checkpoints)
+    def get_checkpoint(self, checkpoint: Ref) -> None:
+        self.both("checkpoints.get", checkpoint)
+
+    @rule(workflow=FLOW)
+    def latest_and_best(self, workflow: str) -> None:
+        self.both("checkpoints.latest", workflow)
+        self.both("checkpoints.best", workflow)
+
+    @rule(workflow=FLOW, metric=METRIC, limit=LIMIT, given=some(lowest_first=st.booleans()))
+    def top(self, workflow: str, metric: str, limit: int, given: dict[str, Any]) -> None:
+        self.both("checkpoints.top", workflow, metric, limit=limit, **given)
+
     # --- pages ---
 
     def page(self, listed: str, arguments: tuple[Any, ...], filters: dict[str, Any], limit: Any, after: Any) -> Any:
@@ -816,6 +882,19 @@ class Machine(RuleBasedStateMachine):
     @rule(target=cursors, id=EXECUTION, limit=LIMIT)
     def list_steps(self, id: str, limit: int) -> Any:
         return self.page("history.steps", (id,), {}, limit, None)
+
+    @rule(target=cursors, workflow=FLOW, limit=LIMIT)
+    def list_checkpoints(self, workflow: str, limit: int) -> Any:
+        return self.page("checkpoints.list", (workflow,), {}, limit, None)
+
+    @rule(
+        target=cursors,
+        workflow=FLOW,
+        limit=LIMIT,
+        filters=st.one_of(some(metadata=METADATA), some(metadata=METADATA, metrics=METRICS)),
+    )
+    def find_checkpoints(self, workflow: str, limit: int, filters: dict[str, Any]) -> Any:
+        return self.page("checkpoints.find", (workflow,), filters, limit, None)
 
     @rule(target=cursors, cursor=cursors, limit=LIMIT)
     def walk_on(self, cursor: Cursor, limit: int) -> Any:
@@ -967,6 +1046,11 @@ class Machine(RuleBasedStateMachine):
         for workflow in ("w1", "w2", "%"):
             self.walk("history.list", workflow)
             self.walk("history.find", workflow, metadata={})
+            self.walk("checkpoints.list", workflow)
+            self.walk("checkpoints.find", workflow, metrics={})
+            self.both("checkpoints.best", workflow)
+            for metric in ("a", "loss"):
+                self.both("checkpoints.top", workflow, metric)
         for id in ("e1", "e2", "e3", "E1", "é", "日" * 128):
             self.walk("history.steps", id)
         for key in TRANSACTION_KEYS:

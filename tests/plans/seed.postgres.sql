@@ -132,3 +132,30 @@ insert into execution_steps (execution_id, idx, at, payload)
 select x.execution_id, s.idx, x.started_at, jsonb_build_object('step', s.idx)
   from executions x cross join lateral generate_series(0, x.step_count - 1) as s (idx)
  order by x.execution_id, s.idx;
+
+-- Half of the checkpoints belong to five heavy workflows, the other half to all others.
+-- Whatever the scale, the heavy workflow has 20 checkpoints of each study and bucket, and half of its own by grid search.
+
+insert into checkpoints (id, workflow_id, config_version, runnable_config, metrics, metadata, artifact_url, created_at)
+select 'checkpoint-' || m, 'flow-' || n, version, jsonb_build_object('model', 'small', 'trial', m),
+       jsonb_build_object('note', 'none', 'bucket', (m / 10) % (50 * :scale), 'accuracy', (m % 1000 * 7919 % 1000 + 0.5) / 1000),
+       jsonb_build_object('study', 'study-' || ((m / 10) % (50 * :scale)),
+                          'labels', jsonb_build_array(jsonb_build_object('name', 'label-' || (m % 7), 'value', m % 3)),
+                          'search', case m / 10 % 2 when 0 then 'grid' else 'random' end),
+       null, timestamptz '2026-02-01T00:00:00Z' + m * interval '1 second'
+  from generate_series(1, 10000 * :scale) as m
+ cross join lateral (
+       select case when m % 2 = 0 then 1 + (m / 2) % 5 else 6 + (m / 2) % (1000 * :scale - 5) end as n,
+              case when m % 2 = 0 then (m / 2 + 4) / 5 else 1 + (m / 2) / (1000 * :scale - 5) end as version) as r;
+
+insert into checkpoint_heads (workflow_id, last_version, best_id)
+select workflow_id, max(config_version), min(id) filter (where config_version = 1)
+  from checkpoints
+ group by workflow_id
+ order by workflow_id;
+
+insert into checkpoint_metrics (workflow_id, config_version, metric, value)
+select c.workflow_id, c.config_version, e.key, e.value::double precision
+  from checkpoints c cross join jsonb_each(c.metrics) as e (key, value)
+ where jsonb_typeof(e.value) = 'number'
+ order by c.workflow_id, c.config_version, e.key;

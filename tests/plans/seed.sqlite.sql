@@ -177,3 +177,46 @@ with recursive s (execution_id, idx, at, count) as (
 select execution_id, idx, at, json_object('step', idx)
   from s
  order by execution_id, idx;
+
+-- Half of the checkpoints belong to five heavy workflows, the other half to all others.
+-- Whatever the scale, the heavy workflow has 20 checkpoints of each study and bucket, and half of its own by grid search.
+
+insert into checkpoints (id, workflow_id, config_version, runnable_config, metrics, metadata, artifact_url, created_at)
+with recursive s (m) as (select 1 union all select m + 1 from s where m < 10000 * :scale),
+r as (
+    select m, case when m % 2 = 0 then 1 + (m / 2) % 5 else 6 + (m / 2) % (1000 * :scale - 5) end as n,
+           case when m % 2 = 0 then (m / 2 + 4) / 5 else 1 + (m / 2) / (1000 * :scale - 5) end as version
+      from s
+)
+select 'checkpoint-' || m, 'flow-' || n, version, json_object('model', 'small', 'trial', m),
+       json_object('note', 'none', 'bucket', (m / 10) % (50 * :scale), 'accuracy', (m % 1000 * 7919 % 1000 + 0.5) / 1000),
+       json_object('study', 'study-' || ((m / 10) % (50 * :scale)),
+                   'labels', json_array(json_object('name', 'label-' || (m % 7), 'value', m % 3)),
+                   'search', case m / 10 % 2 when 0 then 'grid' else 'random' end),
+       null, strftime('%Y-%m-%dT%H:%M:%S.000000Z', '2026-02-01', m || ' seconds')
+  from r;
+
+-- Written out, because the documents are alike and create_checkpoint's way takes three times as long.
+insert into checkpoint_terms (workflow_id, term, config_version)
+select c.workflow_id, t.value, c.config_version
+  from checkpoints c
+ cross join json_each(json_array(
+       '{', '."metadata"{', '."metrics"{', '."metadata"."labels"[', '."metadata"."labels"[]{',
+       '."metadata"."search""' || (c.metadata ->> 'search'), '."metadata"."study""' || (c.metadata ->> 'study'),
+       '."metadata"."labels"[]."name""' || (c.metadata ->> '$.labels[0].name'),
+       '."metadata"."labels"[]."value"#' || (c.metadata ->> '$.labels[0].value'),
+       '."metrics"."accuracy"#' || printf('%.12e', c.metrics ->> 'accuracy'),
+       '."metrics"."bucket"#' || (c.metrics ->> 'bucket'), '."metrics"."note""none')) as t
+ order by c.workflow_id, t.value, c.config_version;
+
+insert into checkpoint_heads (workflow_id, last_version, best_id)
+select workflow_id, max(config_version), min(id) filter (where config_version = 1)
+  from checkpoints
+ group by workflow_id
+ order by workflow_id;
+
+insert into checkpoint_metrics (workflow_id, config_version, metric, value)
+select c.workflow_id, c.config_version, e.key, e.value
+  from checkpoints c cross join json_each(c.metrics) e
+ where e.type in ('integer', 'real')
+ order by c.workflow_id, c.config_version, e.key;

@@ -102,7 +102,7 @@ def test_both_seeds_give_the_same_rows(of_usual: Plans, postgres_url: str) -> No
             lite.execute(sql)
         for sql in of_usual.sources.seed("postgres", 1):
             server.execute(sql.encode())
-        for table in describe(lite).keys() - {"execution_terms"}:
+        for table in describe(lite).keys() - {"execution_terms", "checkpoint_terms"}:
             columns = lite.execute("select name, pk from pragma_table_info(?)", (table,)).fetchall()
             order = ", ".join(name for name, key in columns if key)
             for dialect, connection in (("sqlite", lite), ("postgres", server)):
