@@ -183,7 +183,7 @@ def test_a_restart_under_load_loses_and_doubles_nothing(
             row.recoveries.append(load.first_after(open_again))
             row.rounds += 1
         load.stop(row)
-    assert len(load.acknowledged) > 100
+    assert len(load.acknowledged) > WRITERS
     assert max(row.recoveries) < 2.5, "the first write after the server was back"
     row.check()
 
