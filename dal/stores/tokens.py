@@ -1,0 +1,846 @@
+"""Service tokens: minting, checking, rotating and revoking what callers identify themselves with.
+
+    minted ──rotate──▶ rotated: accepted until its overlap ends, beside its successor
+       └─────revoke──▶ revoked
+
+The database holds a keyed digest of each token's secret; the keys ("peppers") are elsewhere (token_keys.py). Every
+change is a row of the audit chain (token_audit.py), in the same statement. One read decides on every call, so that a
+revocation counts at once, everywhere; nothing of it is remembered.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+import unicodedata
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from datetime import datetime, timedelta
+from typing import Any
+
+from msgspec import UNSET, Struct, UnsetType
+
+from dal.core.cursors import (
+    Page,
+    check_limit,
+    instant_text_cursor,
+    number_cursor,
+    page,
+    read_instant_text_cursor,
+    read_number_cursor,
+)
+from dal.core.face import M, Queries, Store, applied, missing, repeated, statement
+from dal.core.rows import Applied, Json, check_int, check_text, instant_text
+from dal.errors import (
+    AlreadyExists,
+    DalError,
+    Invalid,
+    InvalidState,
+    NameTaken,
+    OutcomeUnknown,
+    TokenNotFound,
+    TokenRefused,
+)
+from dal.stores.checks import check_choice, check_length
+from dal.stores.token_audit import (
+    GENESIS,
+    START,
+    AuditHead,
+    AuditReport,
+    AuditRow,
+    Entry,
+    Links,
+    check_head,
+    check_rows,
+    link,
+)
+from dal.stores.token_keys import HashAlg, Keyring, verify
+from dal.stores.token_texts import (
+    KEY_ID,
+    KINDS,
+    Kind,
+    Secret,
+    is_foreign,
+    new_key_id,
+    new_secret,
+    read_token,
+    token_text,
+)
+from dal.stores.token_usage import Batch, Reason, Renewal, Seen, Usage, readable
+
+MAX_NAME = 128  # characters
+MAX_NAME_KEY = 512  # bytes
+MAX_GRANTED = 100  # scopes, workspaces, address ranges, of each
+MAX_WORD = 128  # characters of a scope or workspace id
+MAX_OVERLAP = 90 * 86_400
+MAX_PRUNED = 10_000
+MAX_ASKED = 500
+_FLUSHED = 500  # lines in one statement
+_VERIFIED = 500
+
+Address = ipaddress.IPv4Address | ipaddress.IPv6Address
+Network = ipaddress.IPv4Network | ipaddress.IPv6Network
+
+
+class TokenRecord(Struct, frozen=True):
+    """A service token as it stands, without its secret."""
+
+    key_id: str
+    name: str
+    kind: Kind
+    scopes: tuple[str, ...]
+    workspace_ids: tuple[str, ...]
+    allowed_cidrs: tuple[str, ...] | None  # None: from everywhere
+    rate_limit: int | None  # calls a minute that its server is to allow; kept, not enforced here
+    created_at: datetime
+    created_by: str
+    not_before: datetime | None
+    expires_at: datetime | None
+    rotated_from: str | None
+    rotated_to: str | None
+    overlap_until: datetime | None  # until when a rotated token is accepted
+    revoked_at: datetime | None
+    revoked_by: str | None
+    revocation_reason: str | None
+    hash_alg: HashAlg
+    pepper_id: str | None
+
+
+class StoredToken(TokenRecord, frozen=True):
+    """The same, with the digest of its secret."""
+
+    secret_hash: bytes
+
+    def record(self) -> TokenRecord:
+        """Without it."""
+        return TokenRecord(*(getattr(self, name) for name in TokenRecord.__struct_fields__))
+
+
+class Minted(Struct, frozen=True):
+    """A new token. secret: the whole token, told this once."""
+
+    record: TokenRecord
+    secret: Secret
+
+
+class TokenUsage(Struct, frozen=True):
+    """How often a token was used, as far as it was flushed."""
+
+    key_id: str
+    first_used_at: datetime
+    last_used_at: datetime
+    last_ip: str | None
+    last_user_agent: str | None
+    use_count: int
+
+
+class Refusal(Struct, frozen=True):
+    """How often one minute saw a token refused for one reason.
+
+    key_id: '' where it was no token of ours. reason: malformed, unknown, secret, address, revoked, expired, early,
+    workspace or scope.
+    """
+
+    minute: datetime
+    key_id: str
+    reason: str
+    refusals: int
+    first_at: datetime
+    last_at: datetime
+    last_ip: str | None
+    last_user_agent: str | None
+
+
+class PepperCount(Struct, frozen=True):
+    """How many tokens have their digest made with a pepper. pepper_id: None for plain SHA-256, of another system."""
+
+    pepper_id: str | None
+    tokens: int
+
+
+class Desk:
+    """What the stores of one Dal share: the keys, what is to be flushed, and where the audit chain was seen to end.
+
+    A transaction has one of its own, because what it saw may be undone.
+    """
+
+    def __init__(self, keys: Callable[[], Keyring], usage: Usage, head: AuditHead = START) -> None:
+        """keys: raises PepperMissing where there are none."""
+        self.keys = keys
+        self.usage = usage
+        self.head = head
+
+    def within(self) -> Desk:
+        """For a transaction."""
+        return Desk(self.keys, self.usage, self.head)
+
+
+class Tokens(Store[M]):
+    """``db.tokens``."""
+
+    def __init__(self, runner: Any, clock: Callable[[], datetime], desk: Desk) -> None:
+        super().__init__(runner, clock)
+        self._desk = desk
+
+    @statement(write=True)
+    async def mint(
+        self,
+        q: Queries,
+        name: str,
+        *,
+        actor: str,
+        kind: Kind = "svc",
+        scopes: Sequence[str] = (),
+        workspace_ids: Sequence[str] = (),
+        allowed_cidrs: Sequence[str] | None = None,
+        rate_limit: int | None = None,
+        not_before: datetime | None = None,
+        expires_at: datetime | None = None,
+    ) -> Minted:
+        """A new token, whose secret is told this once.
+
+        name: 1 to 128 characters, trimmed; unique, whatever its case, among those neither revoked nor rotated.
+        kind: 'svc', 'usr' or 'tst'. scopes, workspace_ids: what it grants, at most 100 each, of 1 to 128 characters
+        without white space; () grants none. allowed_cidrs: the addresses that may use it, 1 to 100 ranges such as
+        '10.0.0.0/8'; None for all. expires_at: later than now and than not_before.
+        Raises NameTaken, PepperMissing.
+        """
+        keys, now = self._desk.keys(), self.clock()
+        granted = _granted(name, kind, scopes, workspace_ids, allowed_cidrs, rate_limit, not_before, expires_at, now)
+        key_id, secret = new_key_id(), new_secret()
+        record = await self._create(
+            q, "minted", granted, key_id, keys.digest(keys.current, key_id, secret), "hmac-sha256", actor, now, keys
+        )
+        return Minted(record, Secret(token_text(kind, key_id, secret)))
+
+    @statement(write=True)
+    async def import_legacy(
+        self,
+        q: Queries,
+        name: str,
+        sha256: str | bytes,
+        *,
+        actor: str,
+        kind: Kind = "svc",
+        scopes: Sequence[str] = (),
+        workspace_ids: Sequence[str] = (),
+        allowed_cidrs: Sequence[str] | None = None,
+        rate_limit: int | None = None,
+        not_before: datetime | None = None,
+        expires_at: datetime | None = None,
+    ) -> TokenRecord:
+        """A token that another system made and keeps the plain SHA-256 of; ``authenticate(…, legacy=True)`` takes it.
+
+        sha256: 64 hex digits, or 32 bytes. The rest as for ``mint``. Its digest is replaced by a keyed one when it is
+        used for the first time. Raises NameTaken; AlreadyExists if a token with this hash was brought in before;
+        PepperMissing.
+        """
+        keys, now = self._desk.keys(), self.clock()
+        granted = _granted(name, kind, scopes, workspace_ids, allowed_cidrs, rate_limit, not_before, expires_at, now)
+        digest = _check_sha256(sha256)
+        return await self._create(q, "imported", granted, new_key_id(), digest, "sha256-legacy", actor, now, keys)
+
+    async def _create(
+        self, q: Queries, action: str, granted: _Granted, key_id: str, digest: bytes, hash_alg: HashAlg, actor: str,
+        now: datetime, keys: Keyring,
+    ) -> TokenRecord:  # fmt: skip
+        check_length(actor, "actor", 1, MAX_NAME)
+        entries = [Entry(key_id, action, granted.details())]
+
+        async def attempt(links: Links, head: AuditHead) -> Applied[TokenRecord]:
+            answer = await q.create_token(
+                key_id=key_id,
+                name=granted.name,
+                name_key=granted.name_key,
+                kind=granted.kind,
+                secret_hash=digest,
+                hash_alg=hash_alg,
+                pepper_id=None if hash_alg == "sha256-legacy" else keys.current,
+                scopes=granted.scopes,
+                workspace_ids=granted.workspace_ids,
+                allowed_cidrs=granted.allowed_cidrs,
+                rate_limit=granted.rate_limit,
+                not_before=granted.not_before,
+                expires_at=granted.expires_at,
+                actor=actor,
+                now=now,
+                head_number=head.number,
+                head_hash=head.row_hash,
+                entries=links.rows,
+                number=links.head.number,
+                row_hash=links.head.row_hash,
+                sealed_by=links.head.pepper_id,
+                seal=links.head.seal,
+            )
+            assert answer is not None  # it always says something
+            return answer
+
+        answer = await _change(self._desk, attempt, entries, keys, actor, now)
+        if answer.row is None:
+            if answer.found == "hash":
+                raise AlreadyExists("a token with this hash", constraint="service_tokens_legacy_key")
+            raise NameTaken(_shown(granted.name), constraint="service_tokens_name_key")
+        return answer.row
+
+    @statement
+    async def authenticate(
+        self,
+        q: Queries,
+        token: str | Secret,
+        *,
+        ip: str | None = None,
+        user_agent: str | None = None,
+        workspace: str | None = None,
+        scopes: Sequence[str] = (),
+        legacy: bool = False,
+    ) -> TokenRecord:
+        """The record of the token that this is, if it may be used now, from here, for this. One round trip.
+
+        ip: the caller's address; a token that is tied to addresses is refused without. workspace, scopes: what is asked
+        for; the token must grant all of it. legacy: take tokens of another system, too (``import_legacy``); without it,
+        what is not of our form costs no round trip, with it texts of 16 to 256 visible ASCII characters cost one.
+        Raises TokenRefused, the same for whatever is wrong with the token or the address; only who has its secret is
+        told 'revoked', 'expired', 'early', 'workspace' or 'scope'. PepperMissing if its digest cannot be checked.
+        """
+        text = _check_token(token)
+        address = None if ip is None else _check_address(ip)
+        agent = None if user_agent is None else readable(_check_str(user_agent, "user_agent"))
+        wanted = _check_words(scopes, "scopes")
+        if workspace is not None:
+            _check_word(workspace, "workspace")
+        now = self.clock()
+        instant_text(now, "clock")
+        keys = None
+        found: StoredToken | None
+        is_right = False
+        reason: Reason = "unknown"
+        presented = read_token(text)
+        if presented is not None:
+            keys = self._desk.keys()
+            found = await q.get_stored_token(key_id=presented.key_id)
+            is_right = verify(presented, found, keys)
+        elif legacy and is_foreign(text):
+            keys = self._desk.keys()
+            found = await q.get_legacy_token(hashes=keys.legacy_digests(text))
+            is_right = found is not None
+        else:
+            found, reason = None, "malformed"
+        where = None if address is None else str(address)
+        if found is None or not is_right:
+            self._desk.usage.refused(
+                "" if found is None else found.key_id, "secret" if found else reason, now, where, agent
+            )
+            raise TokenRefused
+        refusal = _refusal(found, address, workspace, wanted, now)
+        if refusal is not None:
+            self._desk.usage.refused(found.key_id, refusal, now, where, agent)
+            raise TokenRefused(found=None) if refusal == "address" else TokenRefused(_REFUSALS[refusal], found=refusal)
+        self._desk.usage.used(found.key_id, now, where, agent)
+        assert keys is not None  # it was right
+        if found.pepper_id != keys.current:
+            if presented is None:
+                new, alg = keys.legacy_digest(keys.current, text), "hmac-sha256-legacy"
+            else:
+                new, alg = keys.digest(keys.current, found.key_id, presented.secret), "hmac-sha256"
+            self._desk.usage.renew(found.key_id, Renewal(found.secret_hash, new, alg, keys.current))
+        return found.record()
+
+    @statement(write=True)
+    async def rotate(
+        self,
+        q: Queries,
+        key_id: str,
+        *,
+        actor: str,
+        overlap_seconds: int = 300,
+        expires_at: datetime | UnsetType | None = UNSET,
+    ) -> Minted:
+        """A successor with the same name and rights, whose secret is told this once. The old token is accepted for
+        overlap_seconds more, 0 to 90 days; with 0 it is revoked at once.
+
+        expires_at: of the successor; the old token's unless given, None for never. Of two that rotate a token at once
+        one wins. A token of another system gets a successor of our form.
+        Raises TokenNotFound; InvalidState with 'revoked', 'rotated' or 'expired'; PepperMissing.
+        """
+        keys, now = self._desk.keys(), self.clock()
+        _check_key_id(key_id)
+        check_length(actor, "actor", 1, MAX_NAME)
+        if not 0 <= check_int(overlap_seconds, "overlap_seconds") <= MAX_OVERLAP:
+            raise Invalid(f"{overlap_seconds}; takes 0 to {MAX_OVERLAP}", path="overlap_seconds")
+        if expires_at is not UNSET:
+            _check_bounds(None, expires_at, now)
+        new_id, secret = new_key_id(), new_secret()
+        entries = [
+            Entry(key_id, "rotated", {"rotated_to": new_id, "overlap_seconds": overlap_seconds}),
+            Entry(new_id, "minted", {"rotated_from": key_id, **_instants(expires_at=expires_at)}),
+        ]
+
+        async def attempt(links: Links, head: AuditHead) -> Applied[TokenRecord]:
+            answer = await q.rotate_token(
+                key_id=key_id,
+                new_key_id=new_id,
+                secret_hash=keys.digest(keys.current, new_id, secret),
+                pepper_id=keys.current,
+                set_expires_at=expires_at is not UNSET,
+                expires_at=None if expires_at is UNSET else expires_at,
+                overlap_until=_later(now, overlap_seconds),
+                actor=actor,
+                now=now,
+                head_number=head.number,
+                head_hash=head.row_hash,
+                entries=links.rows,
+                number=links.head.number,
+                row_hash=links.head.row_hash,
+                sealed_by=links.head.pepper_id,
+                seal=links.head.seal,
+            )
+            return applied(answer, TokenNotFound, key_id)
+
+        answer = await _change(self._desk, attempt, entries, keys, actor, now)
+        if answer.row is None:
+            raise InvalidState(f"token {key_id} is {answer.found}, and cannot be rotated", found=answer.found)
+        return Minted(answer.row, Secret(token_text(answer.row.kind, new_id, secret)))
+
+    @statement(write=True)
+    async def revoke(self, q: Queries, key_id: str, reason: str, *, actor: str) -> TokenRecord:
+        """Refuse a token from now on, in its overlap too; one that is revoked already stays as it is.
+
+        reason: 1 to 1,024 characters. Its successor, if it has one, is another token. Raises TokenNotFound,
+        PepperMissing.
+        """
+        keys, now = self._desk.keys(), self.clock()
+        _check_key_id(key_id)
+        check_length(actor, "actor", 1, MAX_NAME)
+        check_length(reason, "reason", 1, 1024)
+
+        async def attempt(links: Links, head: AuditHead) -> Applied[TokenRecord]:
+            answer = await q.revoke_token(
+                key_id=key_id,
+                reason=reason,
+                actor=actor,
+                now=now,
+                head_number=head.number,
+                head_hash=head.row_hash,
+                entries=links.rows,
+                number=links.head.number,
+                row_hash=links.head.row_hash,
+                sealed_by=links.head.pepper_id,
+                seal=links.head.seal,
+            )
+            return applied(answer, TokenNotFound, key_id)
+
+        entries = [Entry(key_id, "revoked", {"reason": reason})]
+        answer = await _change(self._desk, attempt, entries, keys, actor, now)
+        assert answer.row is not None  # it was there
+        return answer.row
+
+    @statement
+    async def get(self, q: Queries, key_id: str) -> TokenRecord:
+        """One token, of whatever state. Raises TokenNotFound."""
+        return await q.get_token(key_id=_check_key_id(key_id)) or missing(TokenNotFound, key_id)
+
+    @statement
+    async def list(
+        self, q: Queries, *, active: bool = True, after: str | None = None, limit: int = 50
+    ) -> Page[TokenRecord]:
+        """Tokens, newest first. limit: 1 to 500.
+
+        active: those alone that are accepted now, those in their overlap among them, or will be from ``not_before`` on.
+        """
+        scope = f"tokens:{_check_flag(active, 'active')}"
+        after_at, after_id = read_instant_text_cursor(scope, after)
+        more = check_limit(limit) + 1
+        if active:
+            rows = await q.list_tokens(now=self.clock(), after_at=after_at, after_id=after_id, limit=more)
+        else:
+            rows = await q.list_tokens_all(after_at=after_at, after_id=after_id, limit=more)
+        return page(rows, limit, lambda last: instant_text_cursor(scope, last.created_at, last.key_id))
+
+    @statement
+    async def usage(self, q: Queries, key_ids: Sequence[str]) -> Sequence[TokenUsage]:
+        """How often tokens were used, by key id, for those of the list that were. key_ids: at most 500.
+
+        As far as it was flushed, which is at most once a minute.
+        """
+        if type(key_ids) is not list and type(key_ids) is not tuple:
+            raise Invalid(f"takes a list or tuple of str, not {type(key_ids).__name__}", path="key_ids")
+        if len(key_ids) > MAX_ASKED:
+            raise Invalid(f"{len(key_ids)} key ids; takes at most {MAX_ASKED}", path="key_ids")
+        return await q.list_token_usage(
+            key_ids=[_check_key_id(each, f"key_ids[{at}]") for at, each in enumerate(key_ids)]
+        )
+
+    @statement
+    async def peppers(self, q: Queries) -> Sequence[PepperCount]:
+        """How many tokens that were not revoked have their digest made with each pepper.
+
+        An old pepper may be taken out of DAL_TOKEN_PEPPERS when it is no longer named here, and audit rows that were
+        written under it need no longer be verified.
+        """
+        return await q.count_tokens_by_pepper()
+
+    @statement
+    async def audit(self, q: Queries, key_id: str, *, after: str | None = None, limit: int = 50) -> Page[AuditRow]:
+        """What was changed of a token, by whom, oldest first; empty if there is no such token. limit: 1 to 500."""
+        scope = f"token-audit:{_check_key_id(key_id)}"
+        rows = await q.list_token_audit(
+            key_id=key_id, after=read_number_cursor(scope, after, first=0), limit=check_limit(limit) + 1
+        )
+        return page(rows, limit, lambda last: number_cursor(scope, last.number))
+
+    @statement
+    async def refusals(
+        self, q: Queries, key_id: str | None = None, *, after: str | None = None, limit: int = 50
+    ) -> Page[Refusal]:
+        """Who was refused and why, by minute, newest first, as far as it was flushed. limit: 1 to 500.
+
+        key_id: of one token; '' for what was no token of ours; None for all.
+        """
+        if key_id:
+            _check_key_id(key_id)
+        scope = f"token-refusals:{key_id}"
+        after_at, after_key = read_instant_text_cursor(scope, after)
+        more = check_limit(limit) + 1
+        if key_id is None:
+            after_id, _, after_reason = after_key.partition(":")
+            rows = await q.list_token_refusals(
+                after_minute=after_at, after_key_id=after_id, after_reason=after_reason, limit=more
+            )
+            return page(
+                rows, limit, lambda last: instant_text_cursor(scope, last.minute, f"{last.key_id}:{last.reason}")
+            )
+        rows = await q.list_token_refusals_of(key_id=key_id, after_minute=after_at, after_reason=after_key, limit=more)
+        return page(rows, limit, lambda last: instant_text_cursor(scope, last.minute, last.reason))
+
+    @statement(write=True)
+    async def prune_refusals(self, q: Queries, before: datetime, *, limit: int = 1000) -> int:
+        """Forget refusals of minutes before a time, oldest first; returns how many, fewer than limit at the end.
+
+        limit: 1 to 10,000.
+        """
+        if not 1 <= check_int(limit, "limit") <= MAX_PRUNED:
+            raise Invalid(f"{limit}; takes 1 to {MAX_PRUNED}", path="limit")
+        return await q.delete_token_refusals(before=before, limit=limit)
+
+    @repeated
+    async def verify_audit(
+        self, q: Queries, seen: AuditReport | None, *, since: AuditHead | None = None
+    ) -> tuple[AuditReport, bool]:
+        """Verify the audit chain, row by row, in bounded memory.
+
+        since: the ``head`` of an earlier report, kept elsewhere: only rows behind it are looked at, and a chain that
+        was exchanged for an older state of itself, head and all, is found out, which without it is not.
+        The report names the first row that was altered, deleted, moved or cut off. Rows that are written meanwhile are
+        verified, too. Raises PepperMissing for a row whose pepper is no longer loaded.
+        """
+        keys = self._desk.keys()
+        report = seen or AuditReport(0, _check_since(since), None)
+        begun = report.head
+        rows = await q.list_audit_chain(after=begun.number, limit=_VERIFIED)
+        head, fault = check_rows(rows, begun, keys)
+        is_last = fault is not None
+        if not is_last and len(rows) < _VERIFIED:
+            stored = await q.get_audit_head()
+            late: Sequence[AuditRow] = []
+            if stored is not None and stored.number > head.number:  # rows were written meanwhile, or are gone
+                late = await q.list_audit_chain(after=head.number, limit=_VERIFIED)
+                head, fault = check_rows(late, head, keys)
+            is_last = fault is not None or not late
+            if fault is None and is_last:
+                fault = check_head(stored, head, keys)
+        return AuditReport(report.rows + head.number - begun.number, head, fault), is_last
+
+    @statement(write=True)
+    async def flush_usage(self, q: Queries) -> int:
+        """Store uses and refusals that were counted since the last time; returns how many.
+
+        This happens by itself within a minute of the first of them, and when the Dal is closed. What cannot be stored
+        is kept for the next time; what may have been stored is not counted again.
+        """
+        usage = self._desk.usage
+        batch: Batch = usage.take()
+        stored = 0
+        try:
+            while batch:
+                some, rest = batch.split(_FLUSHED)
+                stored += await _store(q, some)
+                batch = rest
+        except BaseException as error:
+            is_undone = isinstance(error, DalError) and not isinstance(error, OutcomeUnknown)
+            usage.give_back(batch if is_undone else batch.split(_FLUSHED)[1])
+            raise
+        return stored
+
+
+# --- changes, one behind the other ------------------------------------------------------------------------------------
+
+
+async def _change(
+    desk: Desk,
+    attempt: Callable[[Links, AuditHead], Awaitable[Applied[TokenRecord]]],
+    entries: Sequence[Entry],
+    keys: Keyring,
+    actor: str,
+    now: datetime,
+) -> Applied[TokenRecord]:
+    """Make a change on the head that was seen last, or on the one that turns out to be there."""
+    head = desk.head
+    while True:
+        links = link(entries, head, keys, actor, now)
+        answer = await attempt(links, head)
+        moved = (answer.found or "").removeprefix("moved:")
+        if answer.row is not None or moved == answer.found:
+            break
+        number, _, row_hash = moved.partition(":")
+        head = desk.head = AuditHead(int(number or 0), row_hash or GENESIS)
+    if answer.row is not None:
+        desk.head = AuditHead(links.head.number, links.head.row_hash)
+    return answer
+
+
+class _Granted(Struct, frozen=True):
+    """What a token is to be, checked."""
+
+    name: str
+    name_key: str
+    kind: Kind
+    scopes: Sequence[str]
+    workspace_ids: Sequence[str]
+    allowed_cidrs: Sequence[str] | None
+    rate_limit: int | None
+    not_before: datetime | None
+    expires_at: datetime | None
+
+    def details(self) -> dict[str, Json]:
+        """For the audit."""
+        return {
+            "name": self.name,
+            "kind": self.kind,
+            "scopes": [*self.scopes],
+            "workspace_ids": [*self.workspace_ids],
+            "allowed_cidrs": None if self.allowed_cidrs is None else [*self.allowed_cidrs],
+            "rate_limit": self.rate_limit,
+            "not_before": None if self.not_before is None else instant_text(self.not_before, "not_before"),
+            "expires_at": None if self.expires_at is None else instant_text(self.expires_at, "expires_at"),
+        }
+
+
+def _granted(
+    name: str, kind: Kind, scopes: Sequence[str], workspace_ids: Sequence[str], allowed_cidrs: Sequence[str] | None,
+    rate_limit: int | None, not_before: datetime | None, expires_at: datetime | None, now: datetime,
+) -> _Granted:  # fmt: skip
+    name = check_length(check_text(name, "name").strip(), "name", 1, MAX_NAME)
+    check_choice(kind, "kind", KINDS)
+    if rate_limit is not None and check_int(rate_limit, "rate_limit") < 1:
+        raise Invalid(f"{rate_limit}; takes 1 or more, or None", path="rate_limit")
+    _check_bounds(not_before, expires_at, now)
+    return _Granted(
+        name,
+        _name_key(name),
+        kind,
+        _check_words(scopes, "scopes"),
+        _check_words(workspace_ids, "workspace_ids"),
+        None if allowed_cidrs is None else _check_networks(allowed_cidrs),
+        rate_limit,
+        not_before,
+        expires_at,
+    )
+
+
+def _name_key(name: str) -> str:
+    """A name as far as it must differ from others': case and the forms of a letter that look alike do not count."""
+    key = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", name).casefold())
+    if len(key.encode()) > MAX_NAME_KEY:
+        raise Invalid(f"more than {MAX_NAME_KEY} bytes", path="name")
+    return key
+
+
+def _check_bounds(not_before: datetime | None, expires_at: datetime | None, now: datetime) -> None:
+    for value, path in ((not_before, "not_before"), (expires_at, "expires_at")):
+        if value is not None:
+            instant_text(value, path)
+    if expires_at is not None and expires_at <= max(now, not_before or now):
+        raise Invalid("must be later than now, and than not_before", path="expires_at")
+
+
+def _later(now: datetime, seconds: int) -> datetime:
+    try:
+        return now + timedelta(seconds=seconds)
+    except OverflowError:
+        raise Invalid("ends beyond the year 9999", path="overlap_seconds") from None
+
+
+def _instants(**given: datetime | UnsetType | None) -> dict[str, Json]:
+    return {
+        name: value if value is None else instant_text(value, name)
+        for name, value in given.items()
+        if not isinstance(value, UnsetType)
+    }
+
+
+# --- what a caller may do ---------------------------------------------------------------------------------------------
+
+_REFUSALS: Mapping[str, str] = {
+    "revoked": "it was revoked",
+    "expired": "its time is over",
+    "early": "its time has yet to come",
+    "workspace": "it does not grant this workspace",
+    "scope": "it does not grant all of these scopes",
+}
+
+
+def _refusal(
+    found: StoredToken, address: Address | None, workspace: str | None, scopes: Sequence[str], now: datetime
+) -> Reason | None:
+    """Why the right token gives no access; where it is asked from comes first, because that alone is told to nobody."""
+    if found.allowed_cidrs is not None and (address is None or not _is_within(address, found.allowed_cidrs)):
+        return "address"
+    if found.revoked_at is not None:
+        return "revoked"
+    if any(end is not None and now >= end for end in (found.expires_at, found.overlap_until)):
+        return "expired"
+    if found.not_before is not None and now < found.not_before:
+        return "early"
+    if workspace is not None and workspace not in found.workspace_ids:
+        return "workspace"
+    if not set(scopes) <= set(found.scopes):
+        return "scope"
+    return None
+
+
+def _is_within(address: Address, cidrs: Sequence[str]) -> bool:
+    return any(address in ipaddress.ip_network(cidr) for cidr in cidrs)
+
+
+def _check_address(ip: str) -> Address:
+    """An address; that of IPv4 where it is written as one of IPv6 (::ffff:10.0.0.1)."""
+    try:
+        address = ipaddress.ip_address(_check_str(ip, "ip").partition("%")[0])
+    except ValueError:
+        raise Invalid("takes an IP address, such as 10.0.0.1 or 2001:db8::1", path="ip") from None
+    mapped = address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) else None
+    return mapped or address
+
+
+def _check_networks(cidrs: Sequence[str]) -> Sequence[str]:
+    if type(cidrs) is not list and type(cidrs) is not tuple:
+        raise Invalid(f"takes a list or tuple of str, not {type(cidrs).__name__}", path="allowed_cidrs")
+    if not 1 <= len(cidrs) <= MAX_GRANTED:
+        raise Invalid(f"{len(cidrs)} ranges; takes 1 to {MAX_GRANTED}, or None for all addresses", path="allowed_cidrs")
+    return [*dict.fromkeys(_check_network(cidr, f"allowed_cidrs[{at}]") for at, cidr in enumerate(cidrs))]
+
+
+def _check_network(cidr: str, path: str) -> str:
+    network: Network | None = None
+    try:
+        network = ipaddress.ip_network(_check_str(cidr, path))
+        if isinstance(network, ipaddress.IPv6Network) and network.network_address.ipv4_mapped:
+            if network.prefixlen < 96:  # what else is in it cannot be meant
+                raise ValueError
+            network = ipaddress.ip_network((network.network_address.ipv4_mapped, network.prefixlen - 96))
+    except ValueError:
+        raise Invalid(
+            "takes a range such as 10.0.0.0/8 or 2001:db8::/32, no bit set behind its prefix", path=path
+        ) from None
+    return str(network)
+
+
+# --- arguments --------------------------------------------------------------------------------------------------------
+
+
+def _check_token(token: str | Secret) -> str:
+    text = token.reveal() if isinstance(token, Secret) else token
+    if type(text) is not str:
+        raise Invalid(f"takes str or Secret, not {type(text).__name__}", path="token")
+    return text
+
+
+def _check_str(value: str, path: str) -> str:
+    """For what is not stored as it is."""
+    if type(value) is not str:
+        raise Invalid(f"takes str, not {type(value).__name__}", path=path)
+    return value
+
+
+def _check_flag(value: bool, path: str) -> bool:
+    if type(value) is not bool:
+        raise Invalid(f"takes bool, not {type(value).__name__}", path=path)
+    return value
+
+
+def _check_key_id(value: str, path: str = "key_id") -> str:
+    if not KEY_ID.fullmatch(_check_str(value, path)):
+        raise Invalid("takes 12 letters and digits, the part of a token between dal_svc_ and its secret", path=path)
+    return value
+
+
+def _check_sha256(value: str | bytes) -> bytes:
+    if type(value) is bytes and len(value) == 32:
+        return value
+    if type(value) is str and re.fullmatch(r"[0-9A-Fa-f]{64}", value):
+        return bytes.fromhex(value)
+    raise Invalid("takes a SHA-256 as 64 hex digits or 32 bytes", path="sha256")
+
+
+def _check_words(words: Sequence[str], path: str) -> Sequence[str]:
+    """Each once, in the order given."""
+    if type(words) is not list and type(words) is not tuple:
+        raise Invalid(f"takes a list or tuple of str, not {type(words).__name__}", path=path)
+    if len(words) > MAX_GRANTED:
+        raise Invalid(f"{len(words)} of them; takes at most {MAX_GRANTED}", path=path)
+    return [*dict.fromkeys(_check_word(word, f"{path}[{at}]") for at, word in enumerate(words))]
+
+
+def _check_word(word: str, path: str) -> str:
+    if any(each.isspace() for each in check_length(word, path, 1, MAX_WORD)):
+        raise Invalid("contains white space", path=path)
+    return word
+
+
+def _check_since(since: AuditHead | None) -> AuditHead:
+    if since is None:
+        return START
+    if type(since) is not AuditHead:
+        raise Invalid(f"takes the head of an AuditReport, not {type(since).__name__}", path="since")
+    if check_int(since.number, "since.number") < 0 or not re.fullmatch(r"[0-9a-f]{64}", str(since.row_hash)):
+        raise Invalid("is no head of an AuditReport", path="since")
+    return since
+
+
+def _shown(name: str) -> str:
+    return f"'{name.encode('ascii', 'backslashreplace').decode()}'"
+
+
+# --- flushing ---------------------------------------------------------------------------------------------------------
+
+
+async def _store(q: Queries, batch: Batch) -> int:
+    """Store what one statement takes, all of one kind; returns how many uses or refusals it was."""
+    if batch.uses:
+        await q.record_token_uses(uses=[{"key_id": key_id, **_line(seen)} for key_id, seen in batch.uses.items()])
+        return sum(seen.count for seen in batch.uses.values())
+    if batch.refusals:
+        await q.record_token_refusals(
+            refusals=[
+                {"minute": instant_text(minute, "minute"), "key_id": key_id, "reason": reason, **_line(seen)}
+                for (key_id, minute, reason), seen in batch.refusals.items()
+            ]
+        )
+        return sum(seen.count for seen in batch.refusals.values())
+    await q.renew_token_hashes(
+        tokens=[
+            {"key_id": key_id, "hash_alg": each.hash_alg, "pepper_id": each.pepper_id}
+            for key_id, each in batch.renewals.items()
+        ],
+        hashes=b"".join(each.old + each.new for each in batch.renewals.values()),
+    )
+    return 0
+
+
+def _line(seen: Seen) -> dict[str, Json]:
+    return {
+        "count": seen.count,
+        "first_at": instant_text(seen.first_at, "first_at"),
+        "last_at": instant_text(seen.last_at, "last_at"),
+        "ip": seen.ip,
+        "user_agent": seen.user_agent,
+    }
