@@ -25,7 +25,7 @@ import pytest
 import dal
 from dal import Dal, Settings
 from dal.core.face import Sync
-from tests.cells import CELLS, Cell, Clock, Coverage, Dialect, Face, Loop, MakeDb, Servers, open_db
+from tests.cells import CELLS, PEPPERS, Cell, Clock, Coverage, Dialect, Face, Loop, MakeDb, Servers, open_db
 
 # How long an example takes says more about the machine's other work than about the code.
 hypothesis.settings.register_profile("dal", deadline=None)
@@ -119,13 +119,13 @@ def clock() -> Clock:
 
 @pytest.fixture
 def sqlite_db(sqlite_url: str, clock: Clock) -> Iterator[Dal[Sync]]:
-    with dal.connect(sqlite_url, clock=clock) as db:
+    with dal.connect(Settings.from_url(sqlite_url, token_peppers=PEPPERS), clock=clock) as db:
         yield db
 
 
 @pytest.fixture
 def postgres_db(postgres_url: str, clock: Clock) -> Iterator[Dal[Sync]]:
-    with dal.connect(postgres_url, clock=clock) as db:
+    with dal.connect(Settings.from_url(postgres_url, token_peppers=PEPPERS), clock=clock) as db:
         yield db
 
 
@@ -164,7 +164,7 @@ def make_db(
     def make(
         *, face: Face | None = None, clock: Clock | None = None, url: str | None = None, **overrides: Any
     ) -> Dal[Sync]:
-        settings = Settings.from_url(url or usual_url, **overrides)
+        settings = Settings.from_url(url or usual_url, **{"token_peppers": PEPPERS, **overrides})
         db = open_db(settings, face or cell.face, clock or usual_clock, loop)
         opened.append((Cell(cell.dialect, face or cell.face, cell.version), db))
         return db

@@ -1,5 +1,7 @@
 -- Service tokens: who may call, how often they did, who was refused, and what was changed by whom.
-@@
+-- A change is a row of the audit chain as well, whose digest the caller makes from that of the row before it. So the
+-- caller says on which head it built; where another is found ('moved:' number ':' row_hash), nothing is done, and the
+-- caller builds anew.
 -- Uses, refusals and renewed digests arrive in batches, apart from the changes.
 -- Grows to about: tokens 1e5, usage 1e5, audit 1e6, refusals 1e6 rows.
 
