@@ -183,7 +183,7 @@ select key_id, name, kind, scopes, workspace_ids, allowed_cidrs, rate_limit, cre
  where key_id = :key_id;
 
 -- name: get_legacy_token(hashes)^
--- The same of a token that another system made, by all that may be stored of it, 32 bytes each.
+-- The same of a token that another system made, by all that may be stored of it, 32 bytes each; of two, the older.
 -- params: hashes bytes
 -- returns: StoredToken
 -- class: point
@@ -195,6 +195,7 @@ select key_id, name, kind, scopes, workspace_ids, allowed_cidrs, rate_limit, cre
  where secret_hash = any (array(select substr(:hashes::bytea, n * 32 + 1, 32)
                                   from generate_series(0, length(:hashes::bytea) / 32 - 1) as n))
    and hash_alg <> 'hmac-sha256'
+ order by created_at, key_id
  limit 1;
 
 -- name: get_token(key_id)^

@@ -130,6 +130,7 @@ select key_id, name, kind, scopes, workspace_ids, allowed_cidrs, rate_limit, cre
        with recursive s (n) as (select 0 union all select n + 1 from s where n + 1 < length(:hashes) / 32)
        select substr(:hashes, n * 32 + 1, 32) from s)
    and hash_alg <> 'hmac-sha256'
+ order by created_at, key_id
  limit 1;
 
 -- name: get_token(key_id)^
