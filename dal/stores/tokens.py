@@ -10,11 +10,8 @@ revocation counts at once, everywhere; nothing of it is remembered.
 
 from __future__ import annotations
 
-import ipaddress
-import re
-import unicodedata
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Any
 
 from msgspec import UNSET, Struct, UnsetType
@@ -29,7 +26,7 @@ from dal.core.cursors import (
     read_number_cursor,
 )
 from dal.core.face import M, Queries, Store, applied, missing, repeated, statement
-from dal.core.rows import Applied, Json, check_int, check_text, instant_text
+from dal.core.rows import Applied, Json, check_bool, check_int, instant_text
 from dal.errors import (
     AlreadyExists,
     DalError,
@@ -40,7 +37,7 @@ from dal.errors import (
     TokenNotFound,
     TokenRefused,
 )
-from dal.stores.checks import check_choice, check_length
+from dal.stores.checks import check_length
 from dal.stores.token_audit import (
     GENESIS,
     START,
@@ -53,10 +50,26 @@ from dal.stores.token_audit import (
     check_rows,
     link,
 )
+from dal.stores.token_checks import (
+    MAX_NAME,
+    Address,
+    Granted,
+    check_address,
+    check_bounds,
+    check_granted,
+    check_key_id,
+    check_plain,
+    check_sha256,
+    check_since,
+    check_token_text,
+    check_word,
+    check_words,
+    instants,
+    is_within,
+    later,
+)
 from dal.stores.token_keys import HashAlg, Keyring, verify
 from dal.stores.token_texts import (
-    KEY_ID,
-    KINDS,
     Kind,
     Secret,
     is_foreign,
@@ -67,18 +80,11 @@ from dal.stores.token_texts import (
 )
 from dal.stores.token_usage import Batch, Reason, Renewal, Seen, Usage, readable
 
-MAX_NAME = 128  # characters
-MAX_NAME_KEY = 512  # bytes
-MAX_GRANTED = 100  # scopes, workspaces, address ranges, of each
-MAX_WORD = 128  # characters of a scope or workspace id
 MAX_OVERLAP = 90 * 86_400
 MAX_PRUNED = 10_000
 MAX_ASKED = 500
 _FLUSHED = 500  # lines in one statement
 _VERIFIED = 500
-
-Address = ipaddress.IPv4Address | ipaddress.IPv6Address
-Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 
 class TokenRecord(Struct, frozen=True):
@@ -181,6 +187,11 @@ class Tokens(Store[M]):
         super().__init__(runner, clock)
         self._desk = desk
 
+    def _now(self) -> datetime:
+        now = self.clock()
+        instant_text(now, "now")  # it is compared before it is bound
+        return now
+
     @statement(write=True)
     async def mint(
         self,
@@ -204,8 +215,10 @@ class Tokens(Store[M]):
         '10.0.0.0/8'; None for all. expires_at: later than now and than not_before.
         Raises NameTaken, PepperMissing.
         """
-        keys, now = self._desk.keys(), self.clock()
-        granted = _granted(name, kind, scopes, workspace_ids, allowed_cidrs, rate_limit, not_before, expires_at, now)
+        keys, now = self._desk.keys(), self._now()
+        granted = check_granted(
+            now, name, kind, scopes, workspace_ids, allowed_cidrs, rate_limit, not_before, expires_at
+        )
         key_id, secret = new_key_id(), new_secret()
         record = await self._create(
             q, "minted", granted, key_id, keys.digest(keys.current, key_id, secret), "hmac-sha256", actor, now, keys
@@ -234,13 +247,15 @@ class Tokens(Store[M]):
         used for the first time. Raises NameTaken; AlreadyExists if a token with this hash was brought in before;
         PepperMissing.
         """
-        keys, now = self._desk.keys(), self.clock()
-        granted = _granted(name, kind, scopes, workspace_ids, allowed_cidrs, rate_limit, not_before, expires_at, now)
-        digest = _check_sha256(sha256)
+        keys, now = self._desk.keys(), self._now()
+        granted = check_granted(
+            now, name, kind, scopes, workspace_ids, allowed_cidrs, rate_limit, not_before, expires_at
+        )
+        digest = check_sha256(sha256)
         return await self._create(q, "imported", granted, new_key_id(), digest, "sha256-legacy", actor, now, keys)
 
     async def _create(
-        self, q: Queries, action: str, granted: _Granted, key_id: str, digest: bytes, hash_alg: HashAlg, actor: str,
+        self, q: Queries, action: str, granted: Granted, key_id: str, digest: bytes, hash_alg: HashAlg, actor: str,
         now: datetime, keys: Keyring,
     ) -> TokenRecord:  # fmt: skip
         check_length(actor, "actor", 1, MAX_NAME)
@@ -278,7 +293,9 @@ class Tokens(Store[M]):
         if answer.row is None:
             if answer.found == "hash":
                 raise AlreadyExists("a token with this hash", constraint="service_tokens_legacy_key")
-            raise NameTaken(_shown(granted.name), constraint="service_tokens_name_key")
+            raise NameTaken(
+                f"'{granted.name.encode('ascii', 'backslashreplace').decode()}'", constraint="service_tokens_name_key"
+            )
         return answer.row
 
     @statement
@@ -301,14 +318,13 @@ class Tokens(Store[M]):
         Raises TokenRefused, the same for whatever is wrong with the token or the address; only who has its secret is
         told 'revoked', 'expired', 'early', 'workspace' or 'scope'. PepperMissing if its digest cannot be checked.
         """
-        text = _check_token(token)
-        address = None if ip is None else _check_address(ip)
-        agent = None if user_agent is None else readable(_check_str(user_agent, "user_agent"))
-        wanted = _check_words(scopes, "scopes")
+        text = check_token_text(token)
+        address = None if ip is None else check_address(ip)
+        agent = None if user_agent is None else readable(check_plain(user_agent, "user_agent"))
+        wanted = check_words(scopes, "scopes")
         if workspace is not None:
-            _check_word(workspace, "workspace")
-        now = self.clock()
-        instant_text(now, "clock")
+            check_word(workspace, "workspace")
+        now = self._now()
         keys = None
         found: StoredToken | None
         is_right = False
@@ -361,17 +377,17 @@ class Tokens(Store[M]):
         one wins. A token of another system gets a successor of our form.
         Raises TokenNotFound; InvalidState with 'revoked', 'rotated' or 'expired'; PepperMissing.
         """
-        keys, now = self._desk.keys(), self.clock()
-        _check_key_id(key_id)
+        keys, now = self._desk.keys(), self._now()
+        check_key_id(key_id)
         check_length(actor, "actor", 1, MAX_NAME)
         if not 0 <= check_int(overlap_seconds, "overlap_seconds") <= MAX_OVERLAP:
             raise Invalid(f"{overlap_seconds}; takes 0 to {MAX_OVERLAP}", path="overlap_seconds")
         if expires_at is not UNSET:
-            _check_bounds(None, expires_at, now)
+            check_bounds(None, expires_at, now)
         new_id, secret = new_key_id(), new_secret()
         entries = [
             Entry(key_id, "rotated", {"rotated_to": new_id, "overlap_seconds": overlap_seconds}),
-            Entry(new_id, "minted", {"rotated_from": key_id, **_instants(expires_at=expires_at)}),
+            Entry(new_id, "minted", {"rotated_from": key_id, **instants(expires_at=expires_at)}),
         ]
 
         async def attempt(links: Links, head: AuditHead) -> Applied[TokenRecord]:
@@ -382,7 +398,7 @@ class Tokens(Store[M]):
                 pepper_id=keys.current,
                 set_expires_at=expires_at is not UNSET,
                 expires_at=None if expires_at is UNSET else expires_at,
-                overlap_until=_later(now, overlap_seconds),
+                overlap_until=later(now, overlap_seconds),
                 actor=actor,
                 now=now,
                 head_number=head.number,
@@ -396,6 +412,8 @@ class Tokens(Store[M]):
             return applied(answer, TokenNotFound, key_id)
 
         answer = await _change(self._desk, attempt, entries, keys, actor, now)
+        if answer.found == "bounds":
+            raise Invalid("must be later than the token's not_before", path="expires_at")
         if answer.row is None:
             raise InvalidState(f"token {key_id} is {answer.found}, and cannot be rotated", found=answer.found)
         return Minted(answer.row, Secret(token_text(answer.row.kind, new_id, secret)))
@@ -407,8 +425,8 @@ class Tokens(Store[M]):
         reason: 1 to 1,024 characters. Its successor, if it has one, is another token. Raises TokenNotFound,
         PepperMissing.
         """
-        keys, now = self._desk.keys(), self.clock()
-        _check_key_id(key_id)
+        keys, now = self._desk.keys(), self._now()
+        check_key_id(key_id)
         check_length(actor, "actor", 1, MAX_NAME)
         check_length(reason, "reason", 1, 1024)
 
@@ -436,7 +454,7 @@ class Tokens(Store[M]):
     @statement
     async def get(self, q: Queries, key_id: str) -> TokenRecord:
         """One token, of whatever state. Raises TokenNotFound."""
-        return await q.get_token(key_id=_check_key_id(key_id)) or missing(TokenNotFound, key_id)
+        return await q.get_token(key_id=check_key_id(key_id)) or missing(TokenNotFound, key_id)
 
     @statement
     async def list(
@@ -446,11 +464,11 @@ class Tokens(Store[M]):
 
         active: those alone that are accepted now, those in their overlap among them, or will be from ``not_before`` on.
         """
-        scope = f"tokens:{_check_flag(active, 'active')}"
+        scope = f"tokens:{check_bool(active, 'active')}"
         after_at, after_id = read_instant_text_cursor(scope, after)
         more = check_limit(limit) + 1
         if active:
-            rows = await q.list_tokens(now=self.clock(), after_at=after_at, after_id=after_id, limit=more)
+            rows = await q.list_tokens(now=self._now(), after_at=after_at, after_id=after_id, limit=more)
         else:
             rows = await q.list_tokens_all(after_at=after_at, after_id=after_id, limit=more)
         return page(rows, limit, lambda last: instant_text_cursor(scope, last.created_at, last.key_id))
@@ -466,7 +484,7 @@ class Tokens(Store[M]):
         if len(key_ids) > MAX_ASKED:
             raise Invalid(f"{len(key_ids)} key ids; takes at most {MAX_ASKED}", path="key_ids")
         return await q.list_token_usage(
-            key_ids=[_check_key_id(each, f"key_ids[{at}]") for at, each in enumerate(key_ids)]
+            key_ids=[check_key_id(each, f"key_ids[{at}]") for at, each in enumerate(key_ids)]
         )
 
     @statement
@@ -481,7 +499,7 @@ class Tokens(Store[M]):
     @statement
     async def audit(self, q: Queries, key_id: str, *, after: str | None = None, limit: int = 50) -> Page[AuditRow]:
         """What was changed of a token, by whom, oldest first; empty if there is no such token. limit: 1 to 500."""
-        scope = f"token-audit:{_check_key_id(key_id)}"
+        scope = f"token-audit:{check_key_id(key_id)}"
         rows = await q.list_token_audit(
             key_id=key_id, after=read_number_cursor(scope, after, first=0), limit=check_limit(limit) + 1
         )
@@ -496,7 +514,7 @@ class Tokens(Store[M]):
         key_id: of one token; '' for what was no token of ours; None for all.
         """
         if key_id:
-            _check_key_id(key_id)
+            check_key_id(key_id)
         scope = f"token-refusals:{key_id}"
         after_at, after_key = read_instant_text_cursor(scope, after)
         more = check_limit(limit) + 1
@@ -533,7 +551,7 @@ class Tokens(Store[M]):
         verified, too. Raises PepperMissing for a row whose pepper is no longer loaded.
         """
         keys = self._desk.keys()
-        report = seen or AuditReport(0, _check_since(since), None)
+        report = seen or AuditReport(0, check_since(since), None)
         begun = report.head
         rows = await q.list_audit_chain(after=begun.number, limit=_VERIFIED)
         head, fault = check_rows(rows, begun, keys)
@@ -597,86 +615,6 @@ async def _change(
     return answer
 
 
-class _Granted(Struct, frozen=True):
-    """What a token is to be, checked."""
-
-    name: str
-    name_key: str
-    kind: Kind
-    scopes: Sequence[str]
-    workspace_ids: Sequence[str]
-    allowed_cidrs: Sequence[str] | None
-    rate_limit: int | None
-    not_before: datetime | None
-    expires_at: datetime | None
-
-    def details(self) -> dict[str, Json]:
-        """For the audit."""
-        return {
-            "name": self.name,
-            "kind": self.kind,
-            "scopes": [*self.scopes],
-            "workspace_ids": [*self.workspace_ids],
-            "allowed_cidrs": None if self.allowed_cidrs is None else [*self.allowed_cidrs],
-            "rate_limit": self.rate_limit,
-            "not_before": None if self.not_before is None else instant_text(self.not_before, "not_before"),
-            "expires_at": None if self.expires_at is None else instant_text(self.expires_at, "expires_at"),
-        }
-
-
-def _granted(
-    name: str, kind: Kind, scopes: Sequence[str], workspace_ids: Sequence[str], allowed_cidrs: Sequence[str] | None,
-    rate_limit: int | None, not_before: datetime | None, expires_at: datetime | None, now: datetime,
-) -> _Granted:  # fmt: skip
-    name = check_length(check_text(name, "name").strip(), "name", 1, MAX_NAME)
-    check_choice(kind, "kind", KINDS)
-    if rate_limit is not None and check_int(rate_limit, "rate_limit") < 1:
-        raise Invalid(f"{rate_limit}; takes 1 or more, or None", path="rate_limit")
-    _check_bounds(not_before, expires_at, now)
-    return _Granted(
-        name,
-        _name_key(name),
-        kind,
-        _check_words(scopes, "scopes"),
-        _check_words(workspace_ids, "workspace_ids"),
-        None if allowed_cidrs is None else _check_networks(allowed_cidrs),
-        rate_limit,
-        not_before,
-        expires_at,
-    )
-
-
-def _name_key(name: str) -> str:
-    """A name as far as it must differ from others': case and the forms of a letter that look alike do not count."""
-    key = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", name).casefold())
-    if len(key.encode()) > MAX_NAME_KEY:
-        raise Invalid(f"more than {MAX_NAME_KEY} bytes", path="name")
-    return key
-
-
-def _check_bounds(not_before: datetime | None, expires_at: datetime | None, now: datetime) -> None:
-    for value, path in ((not_before, "not_before"), (expires_at, "expires_at")):
-        if value is not None:
-            instant_text(value, path)
-    if expires_at is not None and expires_at <= max(now, not_before or now):
-        raise Invalid("must be later than now, and than not_before", path="expires_at")
-
-
-def _later(now: datetime, seconds: int) -> datetime:
-    try:
-        return now + timedelta(seconds=seconds)
-    except OverflowError:
-        raise Invalid("ends beyond the year 9999", path="overlap_seconds") from None
-
-
-def _instants(**given: datetime | UnsetType | None) -> dict[str, Json]:
-    return {
-        name: value if value is None else instant_text(value, name)
-        for name, value in given.items()
-        if not isinstance(value, UnsetType)
-    }
-
-
 # --- what a caller may do ---------------------------------------------------------------------------------------------
 
 _REFUSALS: Mapping[str, str] = {
@@ -692,7 +630,7 @@ def _refusal(
     found: StoredToken, address: Address | None, workspace: str | None, scopes: Sequence[str], now: datetime
 ) -> Reason | None:
     """Why the right token gives no access; where it is asked from comes first, because that alone is told to nobody."""
-    if found.allowed_cidrs is not None and (address is None or not _is_within(address, found.allowed_cidrs)):
+    if found.allowed_cidrs is not None and (address is None or not is_within(address, found.allowed_cidrs)):
         return "address"
     if found.revoked_at is not None:
         return "revoked"
@@ -705,109 +643,6 @@ def _refusal(
     if not set(scopes) <= set(found.scopes):
         return "scope"
     return None
-
-
-def _is_within(address: Address, cidrs: Sequence[str]) -> bool:
-    return any(address in ipaddress.ip_network(cidr) for cidr in cidrs)
-
-
-def _check_address(ip: str) -> Address:
-    """An address; that of IPv4 where it is written as one of IPv6 (::ffff:10.0.0.1)."""
-    try:
-        address = ipaddress.ip_address(_check_str(ip, "ip").partition("%")[0])
-    except ValueError:
-        raise Invalid("takes an IP address, such as 10.0.0.1 or 2001:db8::1", path="ip") from None
-    mapped = address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) else None
-    return mapped or address
-
-
-def _check_networks(cidrs: Sequence[str]) -> Sequence[str]:
-    if type(cidrs) is not list and type(cidrs) is not tuple:
-        raise Invalid(f"takes a list or tuple of str, not {type(cidrs).__name__}", path="allowed_cidrs")
-    if not 1 <= len(cidrs) <= MAX_GRANTED:
-        raise Invalid(f"{len(cidrs)} ranges; takes 1 to {MAX_GRANTED}, or None for all addresses", path="allowed_cidrs")
-    return [*dict.fromkeys(_check_network(cidr, f"allowed_cidrs[{at}]") for at, cidr in enumerate(cidrs))]
-
-
-def _check_network(cidr: str, path: str) -> str:
-    network: Network | None = None
-    try:
-        network = ipaddress.ip_network(_check_str(cidr, path))
-        if isinstance(network, ipaddress.IPv6Network) and network.network_address.ipv4_mapped:
-            if network.prefixlen < 96:  # what else is in it cannot be meant
-                raise ValueError
-            network = ipaddress.ip_network((network.network_address.ipv4_mapped, network.prefixlen - 96))
-    except ValueError:
-        raise Invalid(
-            "takes a range such as 10.0.0.0/8 or 2001:db8::/32, no bit set behind its prefix", path=path
-        ) from None
-    return str(network)
-
-
-# --- arguments --------------------------------------------------------------------------------------------------------
-
-
-def _check_token(token: str | Secret) -> str:
-    text = token.reveal() if isinstance(token, Secret) else token
-    if type(text) is not str:
-        raise Invalid(f"takes str or Secret, not {type(text).__name__}", path="token")
-    return text
-
-
-def _check_str(value: str, path: str) -> str:
-    """For what is not stored as it is."""
-    if type(value) is not str:
-        raise Invalid(f"takes str, not {type(value).__name__}", path=path)
-    return value
-
-
-def _check_flag(value: bool, path: str) -> bool:
-    if type(value) is not bool:
-        raise Invalid(f"takes bool, not {type(value).__name__}", path=path)
-    return value
-
-
-def _check_key_id(value: str, path: str = "key_id") -> str:
-    if not KEY_ID.fullmatch(_check_str(value, path)):
-        raise Invalid("takes 12 letters and digits, the part of a token between dal_svc_ and its secret", path=path)
-    return value
-
-
-def _check_sha256(value: str | bytes) -> bytes:
-    if type(value) is bytes and len(value) == 32:
-        return value
-    if type(value) is str and re.fullmatch(r"[0-9A-Fa-f]{64}", value):
-        return bytes.fromhex(value)
-    raise Invalid("takes a SHA-256 as 64 hex digits or 32 bytes", path="sha256")
-
-
-def _check_words(words: Sequence[str], path: str) -> Sequence[str]:
-    """Each once, in the order given."""
-    if type(words) is not list and type(words) is not tuple:
-        raise Invalid(f"takes a list or tuple of str, not {type(words).__name__}", path=path)
-    if len(words) > MAX_GRANTED:
-        raise Invalid(f"{len(words)} of them; takes at most {MAX_GRANTED}", path=path)
-    return [*dict.fromkeys(_check_word(word, f"{path}[{at}]") for at, word in enumerate(words))]
-
-
-def _check_word(word: str, path: str) -> str:
-    if any(each.isspace() for each in check_length(word, path, 1, MAX_WORD)):
-        raise Invalid("contains white space", path=path)
-    return word
-
-
-def _check_since(since: AuditHead | None) -> AuditHead:
-    if since is None:
-        return START
-    if type(since) is not AuditHead:
-        raise Invalid(f"takes the head of an AuditReport, not {type(since).__name__}", path="since")
-    if check_int(since.number, "since.number") < 0 or not re.fullmatch(r"[0-9a-f]{64}", str(since.row_hash)):
-        raise Invalid("is no head of an AuditReport", path="since")
-    return since
-
-
-def _shown(name: str) -> str:
-    return f"'{name.encode('ascii', 'backslashreplace').decode()}'"
 
 
 # --- flushing ---------------------------------------------------------------------------------------------------------

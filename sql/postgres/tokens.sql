@@ -57,8 +57,8 @@ select t.key_id is not null as applied, coalesce(l.found, 'moved:') as found,
 
 -- name: rotate_token(key_id, new_key_id, secret_hash, pepper_id, set_expires_at, expires_at, overlap_until, actor, now, head_number, head_hash, entries, number, row_hash, sealed_by, seal)^
 -- A successor with the same rights, and the end of the old token: at overlap_until, or now if that is now; with their
--- rows of the audit chain. Refused with what the old token is, 'revoked', 'rotated' or 'expired', or with the head that
--- was found.
+-- rows of the audit chain. Refused with what the old token is, 'revoked', 'rotated' or 'expired'; with 'bounds', if the
+-- successor would end before it begins; or with the head that was found.
 -- params: key_id text, new_key_id text, secret_hash bytes, pepper_id text, set_expires_at bool,
 --         expires_at timestamptz?, overlap_until timestamptz, actor text, now timestamptz, head_number int,
 --         head_hash text, entries json, number int, row_hash text, sealed_by text, seal text
@@ -71,6 +71,7 @@ with c as (
            case when o.revoked_at is not null then 'revoked'
                 when o.rotated_to is not null then 'rotated'
                 when o.expires_at <= :now then 'expired'
+                when :set_expires_at and :expires_at <= o.not_before then 'bounds'
                 when coalesce(c.number, 0) <> :head_number or coalesce(c.row_hash, :head_hash) <> :head_hash
                 then 'moved:' || coalesce(c.number || ':' || c.row_hash, '') end as found
       from service_tokens o left join c on true

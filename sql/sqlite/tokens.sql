@@ -51,7 +51,8 @@ select 1, :number, :row_hash, :sealed_by, :seal
    and coalesce((select row_hash from service_token_chain where id = 1), :head_hash) = :head_hash
    and exists (select 1 from service_tokens o
                 where o.key_id = :key_id and o.revoked_at is null and o.rotated_to is null
-                  and coalesce(o.expires_at > :now, true))
+                  and coalesce(o.expires_at > :now, true)
+                  and not (:set_expires_at and coalesce(:expires_at <= o.not_before, false)))
     on conflict (id) do update set number = excluded.number, row_hash = excluded.row_hash,
                                    pepper_id = excluded.pepper_id, seal = excluded.seal;
 update service_tokens
@@ -77,6 +78,7 @@ select t.key_id is not null as applied,
        case when o.revoked_at is not null then 'revoked'
             when o.rotated_to is not null then 'rotated'
             when o.expires_at <= :now then 'expired'
+            when :set_expires_at and :expires_at <= o.not_before then 'bounds'
             else 'moved:' || coalesce(
                  (select number || ':' || row_hash from service_token_chain where id = 1), '') end as found,
        t.key_id, t.name, t.kind, t.scopes, t.workspace_ids, t.allowed_cidrs, t.rate_limit, t.created_at, t.created_by,

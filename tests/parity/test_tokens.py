@@ -20,6 +20,12 @@ def test_a_minted_token_is_accepted_and_its_secret_is_told_once(db: Dal[Sync]) -
     with pytest.raises(TokenRefused):
         db.tokens.authenticate(text)
     assert db.tokens.flush_usage() > 0
-    print(db.tokens.usage([minted.record.key_id]), db.tokens.refusals(), db.tokens.peppers(), db.tokens.list(), db.tokens.audit(minted.record.key_id))
+    print(
+        db.tokens.usage([minted.record.key_id]),
+        db.tokens.refusals(),
+        db.tokens.peppers(),
+        db.tokens.list(),
+        db.tokens.audit(minted.record.key_id),
+    )
     print(db.tokens.verify_audit())
     db.tokens.import_legacy("old", "ab" * 32, actor="ann")
