@@ -130,7 +130,8 @@ def test_a_secret_shows_itself_to_nobody() -> None:
     secret = Secret(text)
     minted = Minted(_record(), secret)
     shown = [
-        str(secret), repr(secret), f"{secret}", f"{secret:>20}", f"{secret!r}", "%s %r" % (secret, secret), "{}".format(secret),  # noqa: UP031, UP032
+        str(secret), repr(secret), f"{secret}", f"{secret:>20}", f"{secret!r}",
+        "%s %r" % (secret, secret), "{}".format(secret),  # noqa: UP031, UP032
         repr([secret]), repr({"a": secret}), repr(minted), str(minted), repr(vars(type(secret))), ascii(secret),
         str(msgspec.structs.asdict(minted)), str(copy.copy(secret)), str(copy.deepcopy([minted])), str(dir(secret)),
         logging.makeLogRecord({"msg": "%s", "args": (secret,)}).getMessage(),
