@@ -621,7 +621,7 @@ async def _change(
             break
         number, _, row_hash = moved.partition(":")
         head = desk.head = AuditHead(int(number or 0), row_hash or GENESIS)
-    if answer.row is not None:
+    if answer.row is not None and answer.row.revoked_at in (None, now):  # not one that was revoked before
         desk.head = AuditHead(links.head.number, links.head.row_hash)
     return answer
 
