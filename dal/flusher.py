@@ -17,7 +17,7 @@ from typing import Any
 
 from dal.core import forks
 from dal.errors import DalError
-from dal.stores.token_usage import Usage
+from dal.usage import Usage
 
 log = logging.getLogger(__name__)
 

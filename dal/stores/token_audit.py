@@ -9,6 +9,7 @@ are verified for as long as the old one is loaded. The head is one row that the 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from datetime import datetime
 
@@ -16,6 +17,7 @@ from msgspec import Struct
 
 from dal.core.rows import Json, instant_text
 from dal.digests import canonical, equal_digests
+from dal.errors import CorruptDatabase
 from dal.stores.token_keys import Keyring
 
 GENESIS = "0" * 64
@@ -102,6 +104,14 @@ def link(entries: Sequence[Entry], head: AuditHead, keys: Keyring, actor: str, n
         )  # fmt: skip
         last = row_hash
     return Links(rows, SealedHead(number, last, keys.current, _seal(number, last, keys.current, keys)))
+
+
+def read_head(text: str) -> AuditHead:
+    """The head that a statement found, as it names it: ``number:row_hash``, or nothing where there is none."""
+    found = re.fullmatch(r"([0-9]{1,19}):([0-9a-f]{64})|", text)
+    if found is None:
+        raise CorruptDatabase("the head of the audit chain of service tokens is no digest")
+    return AuditHead(int(found[1]), found[2]) if found[1] else START
 
 
 def check_known(rows: Sequence[AuditRow], head: AuditHead) -> AuditFault | None:
