@@ -12,7 +12,7 @@ from dal.stores.keys import Claim, Key
 from dal.stores.retries import FailedRun, RetryPolicy
 from dal.stores.runs import Run, StatusCount
 from dal.stores.token_audit import AuditRow, SealedHead
-from dal.stores.tokens import PepperCount, Refusal, StoredToken, TokenRecord, TokenUsage
+from dal.stores.token_records import PepperCount, Refusal, StoredToken, TokenRecord, TokenUsage
 from dal.stores.versions import Version
 from dal.stores.webhooks import Webhook
 from dal.stores.workflows import Event, Workflow

@@ -15,7 +15,7 @@ from datetime import datetime
 from functools import partial
 from typing import Any
 
-from msgspec import UNSET, Struct, UnsetType
+from msgspec import UNSET, UnsetType
 
 from dal.core.cursors import (
     Page,
@@ -71,7 +71,8 @@ from dal.stores.token_checks import (
     is_within,
     later,
 )
-from dal.stores.token_keys import HashAlg, Keyring, verify
+from dal.stores.token_keys import Keyring, verify
+from dal.stores.token_records import HashAlg, Minted, PepperCount, Refusal, StoredToken, TokenRecord, TokenUsage
 from dal.stores.token_texts import (
     Kind,
     Secret,
@@ -88,82 +89,6 @@ MAX_PRUNED = 10_000
 MAX_ASKED = 500
 _FLUSHED = 500  # lines in one statement
 _VERIFIED = 500
-
-
-class TokenRecord(Struct, frozen=True):
-    """A service token as it stands, without its secret."""
-
-    key_id: str
-    name: str
-    kind: Kind
-    scopes: tuple[str, ...]
-    workspace_ids: tuple[str, ...]
-    allowed_cidrs: tuple[str, ...] | None  # None: from everywhere
-    rate_limit: int | None  # calls a minute that its server is to allow; kept, not enforced here
-    created_at: datetime
-    created_by: str
-    not_before: datetime | None
-    expires_at: datetime | None
-    rotated_from: str | None
-    rotated_to: str | None
-    overlap_until: datetime | None  # until when a rotated token is accepted
-    revoked_at: datetime | None
-    revoked_by: str | None
-    revocation_reason: str | None
-    hash_alg: HashAlg
-    pepper_id: str | None
-
-
-class StoredToken(TokenRecord, frozen=True):
-    """The same, with the digest of its secret."""
-
-    secret_hash: bytes
-
-    def record(self) -> TokenRecord:
-        """Without it."""
-        return TokenRecord(*(getattr(self, name) for name in TokenRecord.__struct_fields__))
-
-
-class Minted(Struct, frozen=True):
-    """A new token. secret: the whole token, told this once."""
-
-    record: TokenRecord
-    secret: Secret
-
-
-class TokenUsage(Struct, frozen=True):
-    """How often a token was used, as far as it was flushed."""
-
-    key_id: str
-    first_used_at: datetime
-    last_used_at: datetime
-    last_ip: str | None
-    last_user_agent: str | None
-    use_count: int
-
-
-class Refusal(Struct, frozen=True):
-    """How often one minute saw a token refused for one reason.
-
-    key_id: '' where it was no token of ours. reason: malformed, unknown, secret, address, revoked, expired, early,
-    workspace or scope.
-    """
-
-    minute: datetime
-    key_id: str
-    reason: str
-    refusals: int
-    first_at: datetime
-    last_at: datetime
-    last_ip: str | None
-    last_user_agent: str | None
-
-
-class PepperCount(Struct, frozen=True):
-    """How many tokens have their digest made with a pepper. pepper_id: None for plain SHA-256, of another system."""
-
-    pepper_id: str | None
-    tokens: int
 
 
 class Desk:
@@ -328,7 +253,8 @@ class Tokens(Store[M]):
         presented = read_token(text)
         if presented is not None:
             keys = self._desk.keys()
-            found = await q.get_stored_token(key_id=presented.key_id)
+            stored = await q.get_stored_token(key_id=presented.key_id)
+            found = stored if stored is not None and stored.key_id == presented.key_id else None
             is_right = verify(presented, found, keys)
         elif legacy and is_foreign(text):
             keys = self._desk.keys()

@@ -172,7 +172,8 @@ select found = 'revoked', coalesce(found, 'moved:'),
  where not exists (select from t);
 
 -- name: get_stored_token(key_id)^
--- A token, and what is stored of its secret.
+-- A token, and what is stored of its secret; where there is none with this id, some other one, because reading none
+-- would take less time.
 -- params: key_id text
 -- returns: StoredToken
 -- class: point
@@ -181,7 +182,8 @@ select key_id, name, kind, scopes, workspace_ids, allowed_cidrs, rate_limit, cre
        pepper_id,
        secret_hash
   from service_tokens
- where key_id = :key_id;
+ where key_id = coalesce((select o.key_id from service_tokens o where o.key_id >= :key_id order by o.key_id limit 1),
+                         (select min(o.key_id) from service_tokens o));
 
 -- name: get_legacy_token(hashes)^
 -- The same of a token that another system made, by all that may be stored of it, 32 bytes each; of two, the older.

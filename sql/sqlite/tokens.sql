@@ -120,7 +120,8 @@ select key_id, name, kind, scopes, workspace_ids, allowed_cidrs, rate_limit, cre
        pepper_id,
        secret_hash
   from service_tokens
- where key_id = :key_id;
+ where key_id = coalesce((select o.key_id from service_tokens o where o.key_id >= :key_id order by o.key_id limit 1),
+                         (select min(o.key_id) from service_tokens o));
 
 -- name: get_legacy_token(hashes)^
 select key_id, name, kind, scopes, workspace_ids, allowed_cidrs, rate_limit, created_at, created_by, not_before,

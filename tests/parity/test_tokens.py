@@ -233,6 +233,20 @@ def test_an_unknown_token_and_a_wrong_secret_are_told_the_same(db: Dal[Sync]) ->
     }
 
 
+def test_an_unknown_token_is_no_other_whatever_row_is_read_in_its_place(make_db: MakeDb) -> None:
+    db = make_db()
+    unknown = [token_text("svc", key_id, new_secret()) for key_id in ("0" * 12, "z" * 12, "Z" * 12, new_key_id())]
+    for tokens in (0, 1, 2, 5):
+        while len(db.tokens.list().items) < tokens:
+            a_token(db)
+        for token in unknown:
+            assert refusal(db, token) is None
+    assert reasons(db) == {("", "unknown"): 16}
+    other = make_db(token_peppers=new_pepper())
+    for token in unknown:
+        assert refusal(other, token) is None, "though the pepper of every row is missing"
+
+
 def test_authenticating_is_one_query(db: Dal[Sync]) -> None:
     minted = a_token(db)
     asked = {
