@@ -142,7 +142,7 @@ class Queries:
         """tokens.sql: Revoke, with the row of the audit chain; a token that is revoked already stays as it is. Refused with the head that was found."""
 
     async def get_stored_token(self, *, key_id: str) -> StoredToken | None:
-        """tokens.sql: A token, and what is stored of its secret."""
+        """tokens.sql: A token, and what is stored of its secret; where there is none with this id, some other one, because reading none would take less time."""
 
     async def get_legacy_token(self, *, hashes: bytes) -> StoredToken | None:
         """tokens.sql: The same of a token that another system made, by all that may be stored of it, 32 bytes each; of two, the older."""

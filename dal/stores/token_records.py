@@ -71,7 +71,7 @@ class Refusal(Struct, frozen=True):
     workspace or scope.
     """
 
-    minute: datetime
+    minute_at: datetime  # when it began
     key_id: str
     reason: str
     refusals: int

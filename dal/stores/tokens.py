@@ -429,10 +429,10 @@ class Tokens(Store[M]):
                 after_minute=after_at, after_key_id=after_id, after_reason=after_reason, limit=more
             )
             return page(
-                rows, limit, lambda last: instant_text_cursor(scope, last.minute, f"{last.key_id}:{last.reason}")
+                rows, limit, lambda last: instant_text_cursor(scope, last.minute_at, f"{last.key_id}:{last.reason}")
             )
         rows = await q.list_token_refusals_of(key_id=key_id, after_minute=after_at, after_reason=after_key, limit=more)
-        return page(rows, limit, lambda last: instant_text_cursor(scope, last.minute, last.reason))
+        return page(rows, limit, lambda last: instant_text_cursor(scope, last.minute_at, last.reason))
 
     @statement(write=True)
     async def prune_refusals(self, q: Queries, before: datetime, *, limit: int = 1000) -> int:
@@ -579,7 +579,7 @@ async def _store(q: Queries, batch: Batch) -> int:
     if batch.refusals:
         await q.record_token_refusals(
             refusals=[
-                {"minute": instant_text(minute, "minute"), "key_id": key_id, "reason": reason, **_line(seen)}
+                {"minute_at": instant_text(minute, "minute"), "key_id": key_id, "reason": reason, **_line(seen)}
                 for (key_id, minute, reason), seen in batch.refusals.items()
             ]
         )

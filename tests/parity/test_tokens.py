@@ -704,7 +704,7 @@ def test_refusals_are_counted_by_minute_key_and_reason(db: Dal[Sync], clock: Clo
     key_id = token.record.key_id
     rows = db.tokens.refusals(key_id).items
     later = minute + timedelta(minutes=1)
-    assert [(row.minute, row.reason, row.refusals) for row in rows] == [
+    assert [(row.minute_at, row.reason, row.refusals) for row in rows] == [
         (later, "secret", 2), (later, "scope", 2), (minute, "secret", 2), (minute, "scope", 2)]  # fmt: skip
     assert rows == db.tokens.refusals().items
     assert (rows[2].first_at, rows[2].last_at) == (minute, minute + timedelta(seconds=59.999999))
