@@ -4,7 +4,8 @@
     seal     = HMAC(another key, canonical(number, row_hash))       of the last row, kept in the chain's head
 
 The keys are derived from a pepper, whose id stands in each row: rows that were written before the first pepper changed
-are verified for as long as the old one is loaded. The head is one row that the writing statement compares and sets.
+are verified for as long as the old one is loaded. Whoever has a pepper can write all rows that carry its id anew, if
+they are the last; so retire one that was seen. The head is one row that the writing statement compares and sets.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from msgspec import Struct
 
 from dal.core.rows import Json, instant_text
 from dal.digests import canonical, equal_digests
-from dal.errors import CorruptDatabase
+from dal.errors import CorruptDatabase, PepperMissing
 from dal.stores.token_keys import Keyring
 
 GENESIS = "0" * 64
@@ -129,6 +130,10 @@ def check_rows(rows: Sequence[AuditRow], head: AuditHead, keys: Keyring) -> tupl
         if row.prev_hash != head.row_hash:
             return head, AuditFault(row.number, "does not follow the row before it")
         fields = (row.number, row.key_id, row.action, row.actor, row.at, row.details, row.pepper_id)
+        if row.pepper_id not in keys:
+            raise PepperMissing(
+                f"row {row.number} of the audit names '{row.pepper_id}'; it was altered, or that is gone"
+            )
         if not equal_digests(_row_hash(row.prev_hash, fields, keys).encode(), row.row_hash.encode()):
             return head, AuditFault(row.number, "was altered")
         head = AuditHead(row.number, row.row_hash)

@@ -43,6 +43,9 @@ class Keyring:
     def __repr__(self) -> str:
         return f"Keyring({', '.join(self._peppers)})"
 
+    def __contains__(self, pepper_id: str) -> bool:
+        return pepper_id in self._peppers
+
     def digest(self, pepper_id: str, key_id: str, secret: bytes) -> bytes:
         """What is stored of the secret of a token of our form."""
         return keyed_digest(_of(self._peppers, pepper_id), b"dal-token-v1", key_id.encode(), secret)

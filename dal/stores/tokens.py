@@ -39,7 +39,7 @@ from dal.errors import (
     TokenNotFound,
     TokenRefused,
 )
-from dal.stores.checks import check_length
+from dal.stores.checks import check_key, check_length
 from dal.stores.token_audit import (
     START,
     AuditFault,
@@ -54,7 +54,6 @@ from dal.stores.token_audit import (
     read_head,
 )
 from dal.stores.token_checks import (
-    MAX_NAME,
     Address,
     Granted,
     check_address,
@@ -186,7 +185,7 @@ class Tokens(Store[M]):
         self, q: Queries, action: str, granted: Granted, key_id: str, digest: bytes, hash_alg: HashAlg, actor: str,
         now: datetime, keys: Keyring,
     ) -> TokenRecord:  # fmt: skip
-        check_length(actor, "actor", 1, MAX_NAME)
+        check_key(actor, "actor")
         change = _Change(self._desk, [Entry(key_id, action, granted.details())], keys, actor, now)
         while change.is_open:
             answer = await q.create_token(
@@ -262,17 +261,15 @@ class Tokens(Store[M]):
             is_right = found is not None
         else:
             found, reason = None, "malformed"
-        where = None if address is None else str(address)
+        seen = (now, None if address is None else str(address), agent)
         if found is None or not is_right:
-            self._desk.usage.refused(
-                "" if found is None else found.key_id, "secret" if found else reason, now, where, agent
-            )
+            self._desk.usage.refused(found.key_id if found else "", "secret" if found else reason, *seen)
             raise TokenRefused
         refusal = _refusal(found, address, workspace, wanted, now)
         if refusal is not None:
-            self._desk.usage.refused(found.key_id, refusal, now, where, agent)
-            raise TokenRefused(found=None) if refusal == "address" else TokenRefused(_REFUSALS[refusal], found=refusal)
-        self._desk.usage.used(found.key_id, now, where, agent)
+            self._desk.usage.refused(found.key_id, refusal, *seen)
+            raise TokenRefused if refusal == "address" else TokenRefused(_REFUSALS[refusal], found=refusal)
+        self._desk.usage.used(found.key_id, *seen)
         assert keys is not None  # it was right
         if found.pepper_id != keys.current:
             if presented is None:
@@ -301,7 +298,7 @@ class Tokens(Store[M]):
         """
         keys, now = self._desk.keys(), self._now()
         check_key_id(key_id)
-        check_length(actor, "actor", 1, MAX_NAME)
+        check_key(actor, "actor")
         if not 0 <= check_int(overlap_seconds, "overlap_seconds") <= MAX_OVERLAP:
             raise Invalid(f"{overlap_seconds}; takes 0 to {MAX_OVERLAP}", path="overlap_seconds")
         if expires_at is not UNSET:
@@ -341,7 +338,7 @@ class Tokens(Store[M]):
         """
         keys, now = self._desk.keys(), self._now()
         check_key_id(key_id)
-        check_length(actor, "actor", 1, MAX_NAME)
+        check_key(actor, "actor")
         check_length(reason, "reason", 1, 1024)
         change = _Change(self._desk, [Entry(key_id, "revoked", {"reason": reason})], keys, actor, now)
         while change.is_open:
@@ -483,7 +480,8 @@ class Tokens(Store[M]):
         """Store uses and refusals that were counted since the last time; returns how many.
 
         This happens by itself within a minute of the first of them, and when the Dal is closed. What cannot be stored
-        is kept for the next time; what may have been stored (OutcomeUnknown) is not counted again.
+        is kept for the next time; what may have been stored (OutcomeUnknown) is not counted again, and what a
+        transaction stored that is undone is lost.
         """
         usage = self._desk.usage
         batch: Batch = usage.take()

@@ -59,7 +59,7 @@ ALTERED = {
 def test_an_altered_row_is_named(chain: Dal[Sync], raw: Raw, column: str, number: int) -> None:
     if column == "pepper_id":
         raw(f"update service_token_audit set pepper_id = 'other' where number = {number}")
-        with pytest.raises(PepperMissing, match="other"):
+        with pytest.raises(PepperMissing, match=f"row {number} of the audit names 'other'"):
             chain.tokens.verify_audit()
         return
     raw(f"update service_token_audit set {column} = {ALTERED[column]} where number = {number}")
