@@ -131,9 +131,8 @@ def check_rows(rows: Sequence[AuditRow], head: AuditHead, keys: Keyring) -> tupl
             return head, AuditFault(row.number, "does not follow the row before it")
         fields = (row.number, row.key_id, row.action, row.actor, row.at, row.details, row.pepper_id)
         if row.pepper_id not in keys:
-            raise PepperMissing(
-                f"row {row.number} of the audit names '{row.pepper_id}'; it was altered, or that is gone"
-            )
+            named = f"row {row.number} of the audit names {row.pepper_id[:32]!r}"
+            raise PepperMissing(f"{named}; it was altered, or that one is gone")
         if not equal_digests(_row_hash(row.prev_hash, fields, keys).encode(), row.row_hash.encode()):
             return head, AuditFault(row.number, "was altered")
         head = AuditHead(row.number, row.row_hash)
