@@ -52,6 +52,16 @@ QUERIES = (
     "list_checkpoints_highest",
     "list_checkpoints_lowest",
     "mark_checkpoint_best",
+    "get_stored_token",
+    "get_legacy_token",
+    "list_tokens",
+    "list_tokens_all",
+    "list_token_audit",
+    "list_audit_chain",
+    "create_token",
+    "rotate_token",
+    "record_token_uses",
+    "list_token_refusals_of",
 )
 
 Works = dict[tuple[str, str], Work]  # by query and case

@@ -23,6 +23,8 @@ from dal.core.sqlite import SqliteAsync, SqliteSync
 from dal.core.sqlite_door import SqliteDoor
 from dal.core.sqlite_file import File
 from dal.errors import CatalogError, Invalid
+from dal.flusher import AsyncFlusher, Flusher
+from dal.peppers import keyring_of
 from dal.settings import Settings
 from dal.stores.checkpoints import Checkpoint, Checkpoints
 from dal.stores.crons import Cron
@@ -30,10 +32,15 @@ from dal.stores.history import Execution, History, Step, StreamedStep
 from dal.stores.keys import Asked, Claim, Claims, Key, Keys
 from dal.stores.retries import FailedRun, RetryPolicy
 from dal.stores.runs import Run, Runs, StatusCount
+from dal.stores.token_audit import AuditRow, SealedHead
+from dal.stores.token_keys import Keyring
+from dal.stores.token_records import PepperCount, Refusal, StoredToken, TokenRecord, TokenUsage
+from dal.stores.tokens import Desk, Tokens
 from dal.stores.triggers import Triggers
 from dal.stores.versions import Version, Versions
 from dal.stores.webhooks import Webhook
 from dal.stores.workflows import Event, Workflow, Workflows
+from dal.usage import Usage
 
 T = TypeVar("T")
 Clock = Callable[[], datetime]
@@ -55,6 +62,7 @@ _MODELS: tuple[type[Struct], ...] = (
     *(Workflow, Event, Version, Run, StatusCount, Key, Claim),
     *(Cron, Webhook, RetryPolicy, FailedRun),
     *(Execution, Step, StreamedStep, Checkpoint),
+    *(TokenRecord, StoredToken, TokenUsage, Refusal, PepperCount, AuditRow, SealedHead),
     *MODELS,
 )
 MODELS_BY_NAME = {model.__name__: model for model in _MODELS}
@@ -68,8 +76,9 @@ def utc_now() -> datetime:
 class Stores(Store[M]):
     """Every store, run by one engine or one transaction."""
 
-    def __init__(self, runner: Any, clock: Clock) -> None:
+    def __init__(self, runner: Any, clock: Clock, desk: Desk) -> None:
         super().__init__(runner, clock)
+        self._desk = desk
         self.workflows: Workflows[M] = Workflows(runner, clock)
         self.versions: Versions[M] = Versions(runner, clock)
         self.runs: Runs[M] = Runs(runner, clock)
@@ -77,13 +86,14 @@ class Stores(Store[M]):
         self.keys: Keys[M] = Keys(runner, clock)
         self.history: History[M] = History(runner, clock)
         self.checkpoints: Checkpoints[M] = Checkpoints(runner, clock)
+        self.tokens: Tokens[M] = Tokens(runner, clock, desk)
 
 
 class Tx(Stores[M]):
     """A transaction: its stores' methods take effect together when it ends well, or not at all."""
 
-    def __init__(self, engine: Any, unit: Any, clock: Clock) -> None:
-        super().__init__(engine.within(unit), clock)
+    def __init__(self, engine: Any, unit: Any, clock: Clock, desk: Desk) -> None:
+        super().__init__(engine.within(unit), clock, desk.within())
         self._engine = engine
         self._unit = unit
 
@@ -110,10 +120,12 @@ class Tx(Stores[M]):
 class Dal(Stores[M]):
     """The stores on one database. Made by ``connect`` (Dal[Sync]) or ``aconnect`` (Dal[Async])."""
 
-    def __init__(self, engine: Any, settings: Settings, clock: Clock) -> None:
-        super().__init__(engine, clock)
+    def __init__(self, engine: Any, settings: Settings, clock: Clock, keys: Callable[[], Keyring]) -> None:
+        super().__init__(engine, clock, Desk(keys, Usage()))
         self._engine = engine
         self.settings = settings
+        flush: Any = self.tokens  # of either face
+        self._flusher = (AsyncFlusher if _is_async(engine) else Flusher)(self._desk.usage, flush.flush_usage)
 
     def __repr__(self) -> str:
         return f"<Dal on {self.settings.backend}>"
@@ -139,8 +151,8 @@ class Dal(Stores[M]):
             raise Invalid("takes 'read committed', 'repeatable read' or 'serializable'", path="isolation")
         options = Options(read_only, isolation)
         if _is_async(self._engine):
-            return _transaction_async(self._engine, options, self.clock)
-        return _transaction(self._engine, options, self.clock)
+            return _transaction_async(self._engine, options, self.clock, self._desk)
+        return _transaction(self._engine, options, self.clock, self._desk)
 
     @overload
     def transact(
@@ -223,7 +235,14 @@ class Dal(Stores[M]):
     @overload
     def close(self: Dal[Async]) -> Awaitable[None]: ...
     def close(self) -> Any:
-        """Close every connection. Later calls raise Closed; closing again does nothing."""
+        """Flush the usage of service tokens and close every connection. Later calls raise Closed; closing again does
+        nothing.
+
+        The flush gets two seconds, and from then on what any running call gets.
+        """
+        if isinstance(self._flusher, AsyncFlusher):
+            return _close_async(self._flusher, self._engine)
+        self._flusher.end()
         return self._engine.close()
 
     def __enter__(self: Dal[Sync]) -> Dal[Sync]:
@@ -251,16 +270,23 @@ def _is_async(engine: Any) -> bool:
     return isinstance(engine, (SqliteAsync, PostgresAsync))
 
 
+async def _close_async(flusher: AsyncFlusher, engine: Any) -> None:
+    try:
+        await flusher.end()
+    finally:
+        await engine.close()
+
+
 @contextmanager
-def _transaction(engine: Any, options: Options, clock: Clock) -> Generator[Tx[Sync]]:
+def _transaction(engine: Any, options: Options, clock: Clock, desk: Desk) -> Generator[Tx[Sync]]:
     with engine.unit(options) as unit:
-        yield Tx(engine, unit, clock)
+        yield Tx(engine, unit, clock, desk)
 
 
 @asynccontextmanager
-async def _transaction_async(engine: Any, options: Options, clock: Clock) -> AsyncGenerator[Tx[Async]]:
+async def _transaction_async(engine: Any, options: Options, clock: Clock, desk: Desk) -> AsyncGenerator[Tx[Async]]:
     async with engine.unit(options) as unit:
-        yield Tx(engine, unit, clock)
+        yield Tx(engine, unit, clock, desk)
 
 
 @contextmanager
@@ -321,9 +347,10 @@ def connect(
     Raises Invalid, SchemaError, CatalogError, Unavailable.
     """
     settings = Settings.load(database)
+    keys = keyring_of(settings)
     catalog, file = _prepare(settings, migrate, clock)
     engine = PostgresSync(settings, catalog) if file is None else SqliteSync(file, catalog)
-    return Dal(engine, settings, clock)
+    return Dal(engine, settings, clock, keys)
 
 
 class aconnect:
@@ -344,6 +371,7 @@ class aconnect:
     async def _open(self) -> Dal[Async]:
         database, migrate, clock = self._arguments
         settings = Settings.load(database)
+        keys = keyring_of(settings)
         preparing = asyncio.ensure_future(asyncio.to_thread(_prepare, settings, migrate, clock))
         try:
             catalog, file = await asyncio.shield(preparing)
@@ -351,14 +379,14 @@ class aconnect:
             preparing.add_done_callback(_close_prepared)
             raise
         if file is not None:
-            return Dal(SqliteAsync(file, catalog), settings, clock)
+            return Dal(SqliteAsync(file, catalog), settings, clock, keys)
         engine = PostgresAsync(settings, catalog)
         try:
             await engine.open()
         except BaseException:
             await engine.close()
             raise
-        return Dal(engine, settings, clock)
+        return Dal(engine, settings, clock, keys)
 
     async def __aenter__(self) -> Dal[Async]:
         self._db = await self._open()

@@ -1,12 +1,18 @@
-"""Content hashes and identifiers: what must come out the same on every database and in every process."""
+"""Hashes, keyed digests and identifiers: what must come out the same on every database and in every process."""
 
 from __future__ import annotations
 
 import hashlib
+import hmac
 import os
+import re
+import struct
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+from typing import Any
 from uuid import UUID, SafeUUID
 
 _new = object.__new__
@@ -20,6 +26,93 @@ def content_hash(encoded: bytes) -> str:
     encoded: UTF-8 of compact JSON with sorted keys, as ``core.rows.canonical_json`` gives it.
     """
     return "v1:" + hashlib.sha256(encoded).hexdigest()
+
+
+# --- canonical encoding -----------------------------------------------------------------------------------------------
+#
+# What is hashed of a row has one spelling, whichever database it was read from: a netstring for each column in order,
+# ``length:bytes``, and ``~`` for null. Nothing can be moved from one column to the next without changing it.
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_MICROSECOND = timedelta(microseconds=1)
+_JSON_ESCAPES = {'"': '\\"', "\\": "\\\\", "\b": "\\b", "\f": "\\f", "\n": "\\n", "\r": "\\r", "\t": "\\t"}
+_JSON_ESCAPED = re.compile(r'["\\\x00-\x1f]')
+
+
+def canonical(kinds: Sequence[str], values: Sequence[Any]) -> bytes:
+    """A row as bytes. kinds: of its columns, as in the query files; values: as a model has them.
+
+    text is UTF-8, an int decimal, a bool ``t`` or ``f``, a uuid and bytes lower-case hex, a timestamptz its
+    microseconds since 1970, a float the hex of its eight bytes, json as PostgreSQL prints jsonb, None its null.
+    """
+    parts = []
+    for kind, value in zip(kinds, values, strict=True):
+        if value is None and kind != "json":
+            parts.append(b"~")
+        else:
+            encoded = _CANONICAL[kind](value)
+            parts.append(b"%d:%b" % (len(encoded), encoded))
+    return b"".join(parts)
+
+
+def jsonb_text(value: Any) -> str:
+    """A JSON value as ``jsonb::text`` has it: keys by length, then by bytes; numbers without exponents.
+
+    value: as core.rows.encode_json takes it.
+    """
+    if value is None:
+        return "null"
+    if value is True or value is False:
+        return "true" if value else "false"
+    if isinstance(value, str):
+        return f'"{_JSON_ESCAPED.sub(_escaped, value)}"'
+    if isinstance(value, int):
+        return str(value)
+    if isinstance(value, float):
+        # As encode_json sends it: large ones in full, all others as short as they can be told apart.
+        return format(value, ".1f") if abs(value) >= 1e16 else format(Decimal(repr(value + 0.0)), "f")
+    if isinstance(value, dict):
+        keys = sorted(value, key=lambda key: (len(key.encode()), key.encode()))
+        return "{" + ", ".join(f"{jsonb_text(key)}: {jsonb_text(value[key])}" for key in keys) + "}"
+    return "[" + ", ".join(map(jsonb_text, value)) + "]"
+
+
+def _escaped(found: re.Match[str]) -> str:
+    return _JSON_ESCAPES.get(found[0]) or f"\\u{ord(found[0]):04x}"
+
+
+_CANONICAL: Mapping[str, Callable[[Any], bytes]] = {
+    "text": lambda value: value.encode(),
+    "int": lambda value: b"%d" % value,
+    "bool": lambda value: b"t" if value else b"f",
+    "float": lambda value: struct.pack(">d", value).hex().encode(),
+    "bytes": lambda value: value.hex().encode(),
+    "uuid": lambda value: value.hex.encode(),
+    "timestamptz": lambda value: b"%d" % ((value - _EPOCH) // _MICROSECOND),
+    "json": lambda value: jsonb_text(value).encode(),
+}
+
+
+# --- keyed digests ----------------------------------------------------------------------------------------------------
+
+
+def keyed_digest(key: bytes, *parts: bytes) -> bytes:
+    """HMAC-SHA256 of the parts, one behind the other. The caller sees to it that they cannot run into each other."""
+    return hmac.digest(key, b"".join(parts), "sha256")
+
+
+def equal_digests(one: bytes, other: bytes) -> bool:
+    """Whether two digests are equal, in a time that does not tell where they differ."""
+    return hmac.compare_digest(one, other)
+
+
+def derived_key(secret: bytes, purpose: str) -> bytes:
+    """A key of 32 bytes for one purpose: HKDF-SHA256 without salt (RFC 5869)."""
+    extracted = keyed_digest(bytes(32), secret)
+    return keyed_digest(extracted, purpose.encode(), b"\x01")
+
+
+# --- identifiers ------------------------------------------------------------------------------------------------------
 
 
 def uuid_from_hex(digits: str) -> UUID:

@@ -4,9 +4,11 @@
     ├─ Invalid (also ValueError; .path)         bad argument; nothing was sent
     ├─ NotFound (also LookupError)
     │  ├─ WorkflowNotFound, VersionNotFound, RunNotFound, TriggerNotFound, KeyNotFound, ExecutionNotFound
-    │  └─ CheckpointNotFound
+    │  └─ CheckpointNotFound, TokenNotFound
     ├─ Conflict (.constraint)
-    │  └─ AlreadyExists, HandleTaken, VersionTaken, RevisionConflict, IdempotencyConflict, ConstraintViolated
+    │  ├─ AlreadyExists, HandleTaken, VersionTaken, NameTaken
+    │  └─ RevisionConflict, IdempotencyConflict, ConstraintViolated
+    ├─ TokenRefused (.found)                    it gives no access
     ├─ InvalidState (.found)
     │  ├─ InvalidTransition, LeaseLost, WorkflowArchived, WebhookRefused
     │  └─ AlreadyPublished, NotPublished, TransactionAborted, Closed
@@ -15,7 +17,8 @@
     │  │  └─ RateLimited
     │  ├─ ReadOnly
     │  ├─ CorruptDatabase
-    │  └─ DiskFull
+    │  ├─ DiskFull
+    │  └─ PepperMissing
     ├─ OutcomeUnknown                           may have been committed; look before repeating
     ├─ SchemaError                              database and code do not fit
     └─ CatalogError                             a query file is wrong
@@ -112,6 +115,10 @@ class CheckpointNotFound(NotFound):
     """No checkpoint has this id, or the workflow has no such one."""
 
 
+class TokenNotFound(NotFound):
+    """No service token has this key id."""
+
+
 class Conflict(DalError):
     """The change conflicts with what is stored."""
 
@@ -133,6 +140,10 @@ class VersionTaken(Conflict):
     """Another checkpoint of the workflow has this config_version."""
 
 
+class NameTaken(Conflict):
+    """Another service token that was not revoked has this name."""
+
+
 class RevisionConflict(Conflict):
     """The workflow was changed by someone else in the meantime."""
 
@@ -148,6 +159,16 @@ class IdempotencyConflict(Conflict):
 
 class ConstraintViolated(Conflict):
     """A constraint of the database refused the row."""
+
+
+class TokenRefused(DalError):
+    """The service token gives no access."""
+
+    def __init__(self, detail: str = "", *, found: str | None = None, query: str | None = None) -> None:
+        """found: 'revoked', 'expired', 'early', 'workspace' or 'scope', said only to who has the right secret from an
+        address that may use it; None whatever else is wrong with the token."""
+        super().__init__(detail, query=query)
+        self.found = found
 
 
 class InvalidState(DalError):
@@ -218,6 +239,10 @@ class CorruptDatabase(Unavailable):
 
 class DiskFull(Unavailable):
     """The database's disk is full."""
+
+
+class PepperMissing(Unavailable):
+    """A key that token digests are made with is not loaded."""
 
 
 class OutcomeUnknown(DalError):

@@ -35,6 +35,7 @@ T = TypeVar("T")
 Dialect = Literal["sqlite", "postgres"]
 Face = Literal["sync", "async"]
 PATIENCE = 60.0  # seconds after which a call counts as hung
+PEPPERS = "test=dGhlIHBlcHBlciBvZiBhbGwgdGVzdHMsIDMyIGJ5dGU="  # of every Dal here, unless a test says otherwise
 
 
 @dataclass(frozen=True)

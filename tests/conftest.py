@@ -5,6 +5,7 @@ The fixtures:
     db                      the database of the cell, opened; a test that asks for it runs once in each cell
     make_db                 more of them on the same database: another face, clock or setting
     url, settings, clock    what `db` is opened with
+    raw                     a connection of its own to that database, for what no store does
     sqlite_db, postgres_db  one dialect, blocking face, outside the cells; sqlite_url, postgres_url: what they open
     make_database           a fresh database of either dialect
 """
@@ -14,18 +15,20 @@ from __future__ import annotations
 import os
 import secrets
 import shutil
+import sqlite3
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import hypothesis
+import psycopg
 import pytest
 
 import dal
 from dal import Dal, Settings
 from dal.core.face import Sync
-from tests.cells import CELLS, Cell, Clock, Coverage, Dialect, Face, Loop, MakeDb, Servers, open_db
+from tests.cells import CELLS, PEPPERS, Cell, Clock, Coverage, Dialect, Face, Loop, MakeDb, Servers, open_db
 
 # How long an example takes says more about the machine's other work than about the code.
 hypothesis.settings.register_profile("dal", deadline=None)
@@ -119,13 +122,13 @@ def clock() -> Clock:
 
 @pytest.fixture
 def sqlite_db(sqlite_url: str, clock: Clock) -> Iterator[Dal[Sync]]:
-    with dal.connect(sqlite_url, clock=clock) as db:
+    with dal.connect(Settings.from_url(sqlite_url, token_peppers=PEPPERS), clock=clock) as db:
         yield db
 
 
 @pytest.fixture
 def postgres_db(postgres_url: str, clock: Clock) -> Iterator[Dal[Sync]]:
-    with dal.connect(postgres_url, clock=clock) as db:
+    with dal.connect(Settings.from_url(postgres_url, token_peppers=PEPPERS), clock=clock) as db:
         yield db
 
 
@@ -140,6 +143,23 @@ def cell(request: pytest.FixtureRequest) -> Cell:
 @pytest.fixture
 def url(cell: Cell, make_database: Callable[..., str]) -> str:
     return make_database(cell.dialect, cell.version)
+
+
+@pytest.fixture
+def raw(cell: Cell, url: str) -> Iterator[Callable[[str], list[Any]]]:
+    """Runs a statement behind everybody's back; returns its rows."""
+    connection: Any = (
+        sqlite3.connect(url.removeprefix("sqlite:///"), isolation_level=None, check_same_thread=False)
+        if cell.dialect == "sqlite"
+        else psycopg.connect(url, autocommit=True)
+    )
+
+    def run(statement: str) -> list[Any]:
+        cursor = connection.execute(statement)
+        return cursor.fetchall() if cursor.description else []
+
+    yield run
+    connection.close()
 
 
 @pytest.fixture
@@ -164,7 +184,7 @@ def make_db(
     def make(
         *, face: Face | None = None, clock: Clock | None = None, url: str | None = None, **overrides: Any
     ) -> Dal[Sync]:
-        settings = Settings.from_url(url or usual_url, **overrides)
+        settings = Settings.from_url(url or usual_url, **{"token_peppers": PEPPERS, **overrides})
         db = open_db(settings, face or cell.face, clock or usual_clock, loop)
         opened.append((Cell(cell.dialect, face or cell.face, cell.version), db))
         return db

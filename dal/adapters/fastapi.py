@@ -151,7 +151,7 @@ async def _answer_ours(request: Request, error: Exception) -> Response:
     problem = problem_of(error, _instance(request))
     if problem.status >= 500:
         _log(request, problem, error)
-    return ProblemResponse(problem)
+    return ProblemResponse(problem, {"WWW-Authenticate": "Bearer"} if problem.status == 401 else None)
 
 
 async def _answer_invalid(request: Request, error: Exception) -> Response:

@@ -26,8 +26,10 @@ from dal.errors import (
     NotFound,
     OutcomeUnknown,
     Overloaded,
+    PepperMissing,
     RateLimited,
     SchemaError,
+    TokenRefused,
     TransactionAborted,
     Unavailable,
 )
@@ -78,6 +80,7 @@ _RULES: Mapping[type[DalError], _Rule] = {
     Invalid: _Rule(422),
     NotFound: _Rule(404),
     Conflict: _Rule(409),
+    TokenRefused: _Rule(401),
     InvalidState: _Rule(409),
     TransactionAborted: _Rule(500, 0, "Nothing was changed. This is a mistake in the server's program."),
     Closed: _Rule(503, 1, _AGAIN),  # the server is going away, and another will answer
@@ -85,6 +88,7 @@ _RULES: Mapping[type[DalError], _Rule] = {
     RateLimited: _Rule(429),
     DiskFull: _Rule(503, 30, _AGAIN),
     CorruptDatabase: _Rule(503, 30, _AGAIN),
+    PepperMissing: _Rule(503, 30, _OPERATOR),
     OutcomeUnknown: _Rule(
         500, 0, "The change may or may not have been made. Look before you repeat it, or repeat it with its key."
     ),
@@ -98,6 +102,8 @@ def problem_of(error: DalError, instance: str) -> Problem:
     """The problem that an error is. instance: the path of the request, percent-encoded, without its query."""
     kinds = [kind for kind in type(error).__mro__ if issubclass(kind, DalError)]
     rule = next(_RULES[kind] for kind in kinds if kind in _RULES)
+    if isinstance(error, TokenRefused) and error.found in ("workspace", "scope"):
+        rule = _Rule(403)  # it is known who asks, and another token of theirs may do
     wait = max(1, math.ceil(error.retry_after)) if isinstance(error, Overloaded) else rule.wait
     return Problem(
         type=f"urn:workflow-dal:{_kebab(next(kind for kind in kinds if kind.__module__ == errors.__name__).__name__)}",

@@ -67,7 +67,7 @@ if TYPE_CHECKING:
 else:
     Queries = View
 
-__all__ = ["Async", "Queries", "Store", "Sync", "applied", "missing", "statement", "stream", "transaction"]
+__all__ = ["Async", "Queries", "Store", "Sync", "applied", "missing", "repeated", "statement", "stream", "transaction"]
 
 
 class Sync:
@@ -276,6 +276,60 @@ class Stream(Generic[S, P, T]):
 def stream(body: Callable[Concatenate[S, Queries, P], Coroutine[Any, Any, Page[T]]], /) -> Stream[S, P, T]:
     """A method that iterates over a list of any length. Its body answers one page, behind the cursor ``after``."""
     return Stream(body)
+
+
+class Repeated(Generic[S, P, T]):
+    """A store's method in portions, each a statement of its own, seen through an instance as a plain callable."""
+
+    def __init__(
+        self, body: Callable[Concatenate[S, Queries, T | None, P], Coroutine[Any, Any, tuple[T, bool]]]
+    ) -> None:
+        self.portion: Method[S, ..., tuple[T, bool]] = Method(body, "read", Options())
+        functools.update_wrapper(self, body)  # type: ignore[arg-type]  # a descriptor is documented like a function
+        self._function = self._documented()
+
+    def _documented(self) -> Callable[..., Any]:
+        def call(store: Any, /, *args: Any, **kwargs: Any) -> Any:
+            portion = self.portion.__get__(store, type(store))
+            first = portion(None, *args, **kwargs)
+            if inspect.isawaitable(first):
+                return _repeated_async(first, portion, args, kwargs)
+            answer, is_last = first
+            while not is_last:
+                answer, is_last = portion(answer, *args, **kwargs)
+            return answer
+
+        functools.update_wrapper(call, self.portion.body)
+        signature = inspect.signature(self.portion._function)
+        kept = [each for at, each in enumerate(signature.parameters.values()) if at != 1]  # behind self: ours
+        call.__signature__ = signature.replace(parameters=kept)  # type: ignore[attr-defined]  # inspect looks there
+        return call
+
+    @overload
+    def __get__(self, store: None, owner: object) -> Repeated[S, P, T]: ...
+    @overload
+    def __get__(self, store: Store[Sync], owner: object) -> Callable[P, T]: ...
+    @overload
+    def __get__(self, store: Store[Async], owner: object) -> Callable[P, Coroutine[object, object, T]]: ...
+    def __get__(self, store: Any, owner: object) -> Any:
+        if store is None:
+            return self
+        return types.MethodType(self._function, store)
+
+
+async def _repeated_async(first: Any, portion: Callable[..., Any], args: Any, kwargs: Any) -> Any:
+    answer, is_last = await first
+    while not is_last:
+        answer, is_last = await portion(answer, *args, **kwargs)
+    return answer
+
+
+def repeated(
+    body: Callable[Concatenate[S, Queries, T | None, P], Coroutine[Any, Any, tuple[T, bool]]], /
+) -> Repeated[S, P, T]:
+    """A method that reads what may be of any length. Its body does a portion, and answers how far it came and whether
+    that was the last; it is given the answer of the portion before, None at first."""
+    return Repeated(body)
 
 
 # --- driving a body ---------------------------------------------------------------------------------------------------

@@ -12,6 +12,8 @@ from dal.stores.history import Execution, Step, StreamedStep
 from dal.stores.keys import Claim, Key
 from dal.stores.retries import FailedRun, RetryPolicy
 from dal.stores.runs import Run, StatusCount
+from dal.stores.token_audit import AuditRow, SealedHead
+from dal.stores.token_records import PepperCount, Refusal, StoredToken, TokenRecord, TokenUsage
 from dal.stores.versions import Version
 from dal.stores.webhooks import Webhook
 from dal.stores.workflows import Event, Workflow
@@ -157,6 +159,66 @@ class Queries:
 
     async def list_run_events(self, *, run_id: UUID, after: int, limit: int) -> list[Event]:
         """runs.sql: The audit trail of a run, oldest first, one page; after is 0 for the first."""
+
+    async def create_token(self, *, key_id: str, name: str, name_key: str, kind: str, secret_hash: bytes, hash_alg: str, pepper_id: str | None, scopes: Json, workspace_ids: Json, allowed_cidrs: Json | None, rate_limit: int | None, not_before: datetime | None, expires_at: datetime | None, actor: str, now: datetime, head_number: int, head_hash: str, entries: Json, number: int, row_hash: str, sealed_by: str, seal: str) -> Applied[TokenRecord] | None:
+        """tokens.sql: A new token, with its row of the audit chain. Refused with 'name', which another has that was neither revoked nor rotated; with 'hash', which a token of another system has; or with the head that was found."""
+
+    async def rotate_token(self, *, key_id: str, new_key_id: str, secret_hash: bytes, pepper_id: str, set_expires_at: bool, expires_at: datetime | None, overlap_until: datetime, actor: str, now: datetime, head_number: int, head_hash: str, entries: Json, number: int, row_hash: str, sealed_by: str, seal: str) -> Applied[TokenRecord] | None:
+        """tokens.sql: A successor with the same rights, and the end of the old token: at overlap_until, or now if that is now; with their rows of the audit chain. Refused with what the old token is, 'revoked', 'rotated' or 'expired'; with 'bounds', if the successor would end before it begins; or with the head that was found."""
+
+    async def revoke_token(self, *, key_id: str, reason: str, actor: str, now: datetime, head_number: int, head_hash: str, entries: Json, number: int, row_hash: str, sealed_by: str, seal: str) -> Applied[TokenRecord] | None:
+        """tokens.sql: Revoke, with the row of the audit chain; a token that is revoked already stays as it is. Refused with the head that was found."""
+
+    async def get_stored_token(self, *, key_id: str) -> StoredToken | None:
+        """tokens.sql: A token, and what is stored of its secret; where there is none with this id, some other one, because reading none would take less time."""
+
+    async def get_legacy_token(self, *, hashes: bytes) -> StoredToken | None:
+        """tokens.sql: The same of a token that another system made, by all that may be stored of it, 32 bytes each; of two, the older."""
+
+    async def get_token(self, *, key_id: str) -> TokenRecord | None:
+        """tokens.sql: One token, of whatever state."""
+
+    async def list_tokens(self, *, now: datetime, after_at: datetime, after_id: str, limit: int) -> list[TokenRecord]:
+        """tokens.sql: Tokens that are accepted or will be, newest first, one page. Those that have expired and that nobody revoked are passed by."""
+
+    async def list_tokens_all(self, *, after_at: datetime, after_id: str, limit: int) -> list[TokenRecord]:
+        """tokens.sql: Tokens of whatever state, newest first, one page."""
+
+    async def count_tokens_by_pepper(self) -> list[PepperCount]:
+        """tokens.sql: How many tokens that were not revoked have their digest made with each pepper."""
+
+    async def list_token_audit(self, *, key_id: str, after: int, limit: int) -> list[AuditRow]:
+        """tokens.sql: What was changed of a token, oldest first, one page; after is 0 for the first."""
+
+    async def list_audit_chain(self, *, after: int, limit: int) -> list[AuditRow]:
+        """tokens.sql: The audit chain of all tokens, oldest first, one page; after is 0 for the first."""
+
+    async def get_audit_head(self) -> SealedHead | None:
+        """tokens.sql: Where the audit chain ends, as it was sealed; no row before the first change."""
+
+    async def get_tokens_exist(self) -> bool | None:
+        """tokens.sql: Whether any token was ever made here."""
+
+    async def list_token_usage(self, *, key_ids: Sequence[str]) -> list[TokenUsage]:
+        """tokens.sql: How often tokens were used, for those that were."""
+
+    async def record_token_uses(self, *, uses: Json) -> int:
+        """tokens.sql: Add to how often tokens were used. In the order of their key ids, so that two that do so at once do not deadlock."""
+
+    async def record_token_refusals(self, *, refusals: Json) -> int:
+        """tokens.sql: Add to how often callers were refused, by minute, key id and reason; in that order, for the same reason."""
+
+    async def renew_token_hashes(self, *, tokens: Json, hashes: bytes) -> int:
+        """tokens.sql: Replace digests by those under the current pepper, each if it still is what it was when the token was presented. tokens: key_id, hash_alg and pepper_id of each; hashes: of each the old and the new one, 32 bytes each."""
+
+    async def list_token_refusals(self, *, after_minute: datetime, after_key_id: str, after_reason: str, limit: int) -> list[Refusal]:
+        """tokens.sql: Refusals, newest minute first, one page."""
+
+    async def list_token_refusals_of(self, *, key_id: str, after_minute: datetime, after_reason: str, limit: int) -> list[Refusal]:
+        """tokens.sql: Refusals of one token, newest minute first, one page."""
+
+    async def delete_token_refusals(self, *, before: datetime, limit: int) -> int:
+        """tokens.sql: Forget the oldest refusals, of minutes before a time. What another is deleting is left to it."""
 
     async def set_cron(self, *, workflow_id: UUID, expression: str, timezone: str, allow_overlapping: bool, start_at: datetime | None, end_at: datetime | None, next_fire_at: datetime | None, actor: str, now: datetime) -> Applied[Cron] | None:
         """triggers.sql: Make a workflow's schedule, or replace it. A fire that is due stays due if the times are the same as before. Refused with 'archived'."""

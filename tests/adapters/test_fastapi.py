@@ -109,9 +109,14 @@ MAPPING: list[tuple[DalError, int, str, int | None, dict[str, object]]] = [
     (errors.AlreadyExists("x", constraint="runs_pkey"), 409, "already-exists", None, {"constraint": "runs_pkey"}),
     (errors.HandleTaken("x", constraint="c"), 409, "handle-taken", None, {"constraint": "c"}),
     (errors.VersionTaken("x", constraint="c"), 409, "version-taken", None, {"constraint": "c"}),
+    (errors.TokenNotFound("x"), 404, "token-not-found", None, {}),
+    (errors.NameTaken("x", constraint="c"), 409, "name-taken", None, {"constraint": "c"}),
     (errors.RevisionConflict("x", current=7), 409, "revision-conflict", None, {"current": 7}),
     (errors.IdempotencyConflict("x", constraint="c"), 409, "idempotency-conflict", None, {"constraint": "c"}),
     (errors.ConstraintViolated("x", constraint="c"), 409, "constraint-violated", None, {"constraint": "c"}),
+    (errors.TokenRefused(), 401, "token-refused", None, {}),
+    (errors.TokenRefused("x", found="revoked"), 401, "token-refused", None, {"found": "revoked"}),
+    (errors.TokenRefused("x", found="scope"), 403, "token-refused", None, {"found": "scope"}),
     (errors.InvalidState("x", found="odd"), 409, "invalid-state", None, {"found": "odd"}),
     (errors.InvalidTransition("x", found="failed"), 409, "invalid-transition", None, {"found": "failed"}),
     (errors.LeaseLost("x", found="running"), 409, "lease-lost", None, {"found": "running"}),
@@ -128,6 +133,7 @@ MAPPING: list[tuple[DalError, int, str, int | None, dict[str, object]]] = [
     (errors.ReadOnly("x"), 503, "read-only", 1, {}),
     (errors.CorruptDatabase("x"), 503, "corrupt-database", 30, {}),
     (errors.DiskFull("x"), 503, "disk-full", 30, {}),
+    (errors.PepperMissing("x"), 503, "pepper-missing", 30, {}),
     (errors.OutcomeUnknown("x"), 500, "outcome-unknown", None, {}),
     (errors.SchemaError("x"), 500, "schema-error", None, {}),
     (errors.CatalogError("x"), 500, "catalog-error", None, {}),
@@ -161,6 +167,7 @@ def test_an_error_of_ours_is_a_problem_with_its_status_and_members(
     assert told["title"] == (type(error).__doc__ or "").splitlines()[0].rstrip(".")
     assert told["instance"] == "/a%20b/%C3%A9"
     assert told.get("retry_after") == wait
+    assert answer.headers.get("www-authenticate") == ("Bearer" if status == 401 else None)
     assert {key: told[key] for key in told.keys() & {"path", "found", "current", "constraint"}} == members
     assert told["detail"] == str(error) or status >= 500
 

@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from typing import Any, TypeVar
 from uuid import UUID
 
-from dal import Checkpoint, Dal, Execution, Page, Run, Sync, Tx, Version, Workflow
+from dal import Checkpoint, Dal, Execution, Minted, Page, Run, Sync, Tx, Version, Workflow
 
 T = TypeVar("T")
 NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)
@@ -42,6 +42,14 @@ def an_execution(db: Dal[Sync], workflow_id: str = "invoices", **given: Any) -> 
 def a_checkpoint(db: Dal[Sync] | Tx[Sync], workflow_id: str = "tuning", **given: Any) -> Checkpoint:
     """A checkpoint with a small configuration."""
     return db.checkpoints.record(workflow_id, runnable_config={"model": "small"}, **given)
+
+
+TOKENS = itertools.count(1)
+
+
+def a_token(db: Dal[Sync], name: str | None = None, **given: Any) -> Minted:
+    """A service token, by default with a name that none had before."""
+    return db.tokens.mint(name or f"token {next(TOKENS)}", actor="ann", **given)
 
 
 def all_pages(page: Callable[..., Page[T]], limit: int, between: Callable[[], object] | None = None) -> list[T]:

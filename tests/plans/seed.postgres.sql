@@ -159,3 +159,42 @@ select c.workflow_id, c.config_version, e.key, e.value::double precision
   from checkpoints c cross join jsonb_each(c.metrics) as e (key, value)
  where jsonb_typeof(e.value) = 'number'
  order by c.workflow_id, c.config_version, e.key;
+
+-- Service tokens. Of ten, one was revoked, and one was rotated into the one behind it; of fifty, two are of another
+-- system; of a hundred, one has expired. Half of the audit chain is about the first, half of the refusals about nobody.
+
+insert into service_tokens (key_id, name, name_key, kind, secret_hash, hash_alg, pepper_id, scopes, workspace_ids,
+                            allowed_cidrs, rate_limit, created_at, created_by, expires_at, rotated_from, rotated_to,
+                            overlap_until, revoked_at, revoked_by, revocation_reason)
+select 't' || lpad(n::text, 11, '0'), 'Token ' || n - (n % 10 = 4)::int, 'token ' || n - (n % 10 = 4)::int, 'svc',
+       convert_to(lpad(n::text, 32, '0'), 'UTF8'),
+       case n % 50 when 7 then 'sha256-legacy' when 8 then 'hmac-sha256-legacy' else 'hmac-sha256' end,
+       case n % 50 when 7 then null else case n % 3 when 0 then 'second' else 'first' end end, '["runs:read"]', '[]', null,
+       null, at, 'user-' || (n % 40), case n % 100 when 11 then timestamptz '2026-02-01T00:00:00Z' end,
+       case n % 10 when 4 then 't' || lpad((n - 1)::text, 11, '0') end,
+       case n % 10 when 3 then 't' || lpad((n + 1)::text, 11, '0') end, case n % 10 when 3 then at end,
+       case n % 10 when 0 then at end, case n % 10 when 0 then 'user-1' end, case n % 10 when 0 then 'lost' end
+  from generate_series(1, 1000 * :scale) as n
+ cross join lateral (select timestamptz '2026-01-01T00:00:00Z' + n * interval '1 minute' as at) as r;
+
+insert into service_token_usage (key_id, first_used_at, last_used_at, last_ip, last_user_agent, use_count)
+select 't' || lpad(n::text, 11, '0'), timestamptz '2026-02-01T00:00:00Z', timestamptz '2026-02-28T00:00:00Z', '10.0.0.1',
+       'curl', n
+  from generate_series(1, 1000 * :scale) as n
+ where n % 2 = 0;
+
+insert into service_token_refusals (minute_at, key_id, reason, refusals, first_at, last_at, last_ip, last_user_agent)
+select at, case when n % 2 = 0 then '' else 't' || lpad((1 + (n / 2) % (100 * :scale))::text, 11, '0') end,
+       case when n % 2 = 0 then 'unknown' else 'secret' end, n, at, at + interval '59 seconds', '10.0.0.1', 'curl'
+  from generate_series(1, 5000 * :scale) as n
+ cross join lateral (select timestamptz '2026-02-01T00:00:00Z' + n / 4 * interval '1 minute' as at) as r
+    on conflict (minute_at, key_id, reason) do nothing;
+
+insert into service_token_audit (number, key_id, action, actor, at, details, pepper_id, prev_hash, row_hash)
+select n, 't' || lpad((case when n % 2 = 0 then 1 else 1 + (n / 2) % (1000 * :scale) end)::text, 11, '0'), 'minted',
+       'user-' || (n % 40), timestamptz '2026-02-01T00:00:00Z' + n * interval '1 second', '{}', 'first',
+       lpad((n - 1)::text, 64, '0'), lpad(n::text, 64, '0')
+  from generate_series(1, 10000 * :scale) as n;
+
+insert into service_token_chain (id, number, row_hash, pepper_id, seal)
+values (1, 2000000, repeat('f', 64), 'first', '00');

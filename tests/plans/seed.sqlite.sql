@@ -220,3 +220,50 @@ select c.workflow_id, c.config_version, e.key, e.value
   from checkpoints c cross join json_each(c.metrics) e
  where e.type in ('integer', 'real')
  order by c.workflow_id, c.config_version, e.key;
+
+-- Service tokens. Of ten, one was revoked, and one was rotated into the one behind it; of fifty, two are of another
+-- system; of a hundred, one has expired. Half of the audit chain is about the first, half of the refusals about nobody.
+
+insert into service_tokens (key_id, name, name_key, kind, secret_hash, hash_alg, pepper_id, scopes, workspace_ids,
+                            allowed_cidrs, rate_limit, created_at, created_by, expires_at, rotated_from, rotated_to,
+                            overlap_until, revoked_at, revoked_by, revocation_reason)
+with recursive s (n) as (select 1 union all select n + 1 from s where n < 1000 * :scale),
+r as (select n, strftime('%Y-%m-%dT%H:%M:%S.000000Z', '2026-01-01', n || ' minutes') as at from s)
+select printf('t%011d', n), 'Token ' || (n - (n % 10 = 4)), 'token ' || (n - (n % 10 = 4)), 'svc',
+       cast(printf('%032d', n) as blob),
+       case n % 50 when 7 then 'sha256-legacy' when 8 then 'hmac-sha256-legacy' else 'hmac-sha256' end,
+       case n % 50 when 7 then null else case n % 3 when 0 then 'second' else 'first' end end, '["runs:read"]', '[]', null,
+       null, at, 'user-' || (n % 40), case n % 100 when 11 then '2026-02-01T00:00:00.000000Z' end,
+       case n % 10 when 4 then printf('t%011d', n - 1) end, case n % 10 when 3 then printf('t%011d', n + 1) end,
+       case n % 10 when 3 then at end, case n % 10 when 0 then at end, case n % 10 when 0 then 'user-1' end,
+       case n % 10 when 0 then 'lost' end
+  from r;
+
+insert into service_token_usage (key_id, first_used_at, last_used_at, last_ip, last_user_agent, use_count)
+with recursive s (n) as (select 1 union all select n + 1 from s where n < 1000 * :scale)
+select printf('t%011d', n), '2026-02-01T00:00:00.000000Z', '2026-02-28T00:00:00.000000Z', '10.0.0.1', 'curl', n
+  from s
+ where n % 2 = 0;
+
+insert into service_token_refusals (minute_at, key_id, reason, refusals, first_at, last_at, last_ip, last_user_agent)
+with recursive s (n) as (select 1 union all select n + 1 from s where n < 5000 * :scale),
+r as (
+    select n, strftime('%Y-%m-%dT%H:%M:%S.000000Z', '2026-02-01', (n / 4) || ' minutes') as at,
+           strftime('%Y-%m-%dT%H:%M:%S.000000Z', '2026-02-01', (n / 4) || ' minutes', '59 seconds') as last_at
+      from s
+)
+select at, case when n % 2 = 0 then '' else printf('t%011d', 1 + (n / 2) % (100 * :scale)) end,
+       case when n % 2 = 0 then 'unknown' else 'secret' end, n, at, last_at, '10.0.0.1', 'curl'
+  from r
+ where true
+    on conflict (minute_at, key_id, reason) do nothing;
+
+insert into service_token_audit (number, key_id, action, actor, at, details, pepper_id, prev_hash, row_hash)
+with recursive s (n) as (select 1 union all select n + 1 from s where n < 10000 * :scale)
+select n, printf('t%011d', case when n % 2 = 0 then 1 else 1 + (n / 2) % (1000 * :scale) end), 'minted',
+       'user-' || (n % 40), strftime('%Y-%m-%dT%H:%M:%S.000000Z', '2026-02-01', n || ' seconds'), '{}', 'first',
+       printf('%064d', n - 1), printf('%064d', n)
+  from s;
+
+insert into service_token_chain (id, number, row_hash, pepper_id, seal)
+values (1, 2000000, replace(hex(zeroblob(32)), '0', 'f'), 'first', '00');
