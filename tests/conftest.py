@@ -5,6 +5,7 @@ The fixtures:
     db                      the database of the cell, opened; a test that asks for it runs once in each cell
     make_db                 more of them on the same database: another face, clock or setting
     url, settings, clock    what `db` is opened with
+    raw                     a connection of its own to that database, for what no store does
     sqlite_db, postgres_db  one dialect, blocking face, outside the cells; sqlite_url, postgres_url: what they open
     make_database           a fresh database of either dialect
 """
@@ -14,12 +15,14 @@ from __future__ import annotations
 import os
 import secrets
 import shutil
+import sqlite3
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import hypothesis
+import psycopg
 import pytest
 
 import dal
@@ -140,6 +143,23 @@ def cell(request: pytest.FixtureRequest) -> Cell:
 @pytest.fixture
 def url(cell: Cell, make_database: Callable[..., str]) -> str:
     return make_database(cell.dialect, cell.version)
+
+
+@pytest.fixture
+def raw(cell: Cell, url: str) -> Iterator[Callable[[str], list[Any]]]:
+    """Runs a statement behind everybody's back; returns its rows."""
+    connection: Any = (
+        sqlite3.connect(url.removeprefix("sqlite:///"), isolation_level=None, check_same_thread=False)
+        if cell.dialect == "sqlite"
+        else psycopg.connect(url, autocommit=True)
+    )
+
+    def run(statement: str) -> list[Any]:
+        cursor = connection.execute(statement)
+        return cursor.fetchall() if cursor.description else []
+
+    yield run
+    connection.close()
 
 
 @pytest.fixture

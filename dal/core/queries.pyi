@@ -136,7 +136,7 @@ class Queries:
         """tokens.sql: A new token, with its row of the audit chain. Refused with 'name', which another has that was neither revoked nor rotated; with 'hash', which a token of another system has; or with the head that was found."""
 
     async def rotate_token(self, *, key_id: str, new_key_id: str, secret_hash: bytes, pepper_id: str, set_expires_at: bool, expires_at: datetime | None, overlap_until: datetime, actor: str, now: datetime, head_number: int, head_hash: str, entries: Json, number: int, row_hash: str, sealed_by: str, seal: str) -> Applied[TokenRecord] | None:
-        """tokens.sql: A successor with the same rights, and the end of the old token: at overlap_until, or now if that is now; with their rows of the audit chain. Refused with what the old token is, 'revoked', 'rotated' or 'expired', or with the head that was found."""
+        """tokens.sql: A successor with the same rights, and the end of the old token: at overlap_until, or now if that is now; with their rows of the audit chain. Refused with what the old token is, 'revoked', 'rotated' or 'expired'; with 'bounds', if the successor would end before it begins; or with the head that was found."""
 
     async def revoke_token(self, *, key_id: str, reason: str, actor: str, now: datetime, head_number: int, head_hash: str, entries: Json, number: int, row_hash: str, sealed_by: str, seal: str) -> Applied[TokenRecord] | None:
         """tokens.sql: Revoke, with the row of the audit chain; a token that is revoked already stays as it is. Refused with the head that was found."""
@@ -145,7 +145,7 @@ class Queries:
         """tokens.sql: A token, and what is stored of its secret."""
 
     async def get_legacy_token(self, *, hashes: bytes) -> StoredToken | None:
-        """tokens.sql: The same of a token that another system made, by all that may be stored of it, 32 bytes each."""
+        """tokens.sql: The same of a token that another system made, by all that may be stored of it, 32 bytes each; of two, the older."""
 
     async def get_token(self, *, key_id: str) -> TokenRecord | None:
         """tokens.sql: One token, of whatever state."""
@@ -167,6 +167,9 @@ class Queries:
 
     async def get_audit_head(self) -> SealedHead | None:
         """tokens.sql: Where the audit chain ends, as it was sealed; no row before the first change."""
+
+    async def get_tokens_exist(self) -> bool | None:
+        """tokens.sql: Whether any token was ever made here."""
 
     async def list_token_usage(self, *, key_ids: Sequence[str]) -> list[TokenUsage]:
         """tokens.sql: How often tokens were used, for those that were."""

@@ -104,6 +104,13 @@ def link(entries: Sequence[Entry], head: AuditHead, keys: Keyring, actor: str, n
     return Links(rows, SealedHead(number, last, keys.current, _seal(number, last, keys.current, keys)))
 
 
+def check_known(rows: Sequence[AuditRow], head: AuditHead) -> AuditFault | None:
+    """Whether these rows begin with one that was the head once."""
+    if not rows or rows[0].number != head.number:
+        return AuditFault(head.number, "is missing")
+    return None if rows[0].row_hash == head.row_hash else AuditFault(head.number, "was exchanged")
+
+
 def check_rows(rows: Sequence[AuditRow], head: AuditHead, keys: Keyring) -> tuple[AuditHead, AuditFault | None]:
     """How far rows follow a head: the last that does, and what is wrong with the next. Raises PepperMissing."""
     for row in rows:

@@ -47,6 +47,7 @@ from dal.stores.token_audit import (
     Entry,
     Links,
     check_head,
+    check_known,
     check_rows,
     link,
 )
@@ -545,16 +546,19 @@ class Tokens(Store[M]):
     ) -> tuple[AuditReport, bool]:
         """Verify the audit chain, row by row, in bounded memory.
 
-        since: the ``head`` of an earlier report, kept elsewhere: only rows behind it are looked at, and a chain that
-        was exchanged for an older state of itself, head and all, is found out, which without it is not.
+        since: the ``head`` of an earlier report, kept elsewhere. Only rows behind it are looked at then; and a chain
+        that was exchanged for an older state of itself, head and all, is found out, which without it is not.
         The report names the first row that was altered, deleted, moved or cut off. Rows that are written meanwhile are
         verified, too. Raises PepperMissing for a row whose pepper is no longer loaded.
         """
         keys = self._desk.keys()
         report = seen or AuditReport(0, check_since(since), None)
-        begun = report.head
-        rows = await q.list_audit_chain(after=begun.number, limit=_VERIFIED)
-        head, fault = check_rows(rows, begun, keys)
+        begun = head = report.head
+        is_first = seen is None and begun != START
+        rows = await q.list_audit_chain(after=begun.number - is_first, limit=_VERIFIED)
+        fault = check_known(rows, begun) if is_first else None
+        if fault is None:
+            head, fault = check_rows(rows[is_first:], begun, keys)
         is_last = fault is not None
         if not is_last and len(rows) < _VERIFIED:
             stored = await q.get_audit_head()
@@ -565,6 +569,8 @@ class Tokens(Store[M]):
             is_last = fault is not None or not late
             if fault is None and is_last:
                 fault = check_head(stored, head, keys)
+            if fault is None and is_last and head == START and await q.get_tokens_exist():
+                fault = AuditFault(1, "is missing")  # every token has one that says where it came from
         return AuditReport(report.rows + head.number - begun.number, head, fault), is_last
 
     @statement(write=True)

@@ -278,6 +278,12 @@ select number, row_hash, pepper_id, seal
   from service_token_chain
  where id = 1;
 
+-- name: get_tokens_exist()$
+-- Whether any token was ever made here.
+-- returns: bool
+-- class: point
+select exists (select 1 from service_tokens);
+
 -- name: list_token_usage(key_ids)
 -- How often tokens were used, for those that were.
 -- params: key_ids text[]

@@ -187,6 +187,9 @@ select number, row_hash, pepper_id, seal
   from service_token_chain
  where id = 1;
 
+-- name: get_tokens_exist()$
+select exists (select 1 from service_tokens);
+
 -- name: list_token_usage(key_ids)
 select key_id, first_used_at, last_used_at, last_ip, last_user_agent, use_count
   from service_token_usage

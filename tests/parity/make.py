@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from typing import Any, TypeVar
 from uuid import UUID
 
-from dal import Dal, Execution, Page, Run, Sync, Version, Workflow
+from dal import Dal, Execution, Minted, Page, Run, Sync, Version, Workflow
 
 T = TypeVar("T")
 NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)
@@ -37,6 +37,14 @@ EXECUTIONS = itertools.count(1)
 def an_execution(db: Dal[Sync], workflow_id: str = "invoices", **given: Any) -> Execution:
     """A running execution without steps; its id sorts behind those made before."""
     return db.history.start(given.pop("execution_id", f"e{next(EXECUTIONS):08}"), workflow_id, **given)
+
+
+TOKENS = itertools.count(1)
+
+
+def a_token(db: Dal[Sync], name: str | None = None, **given: Any) -> Minted:
+    """A service token, by default with a name that none had before."""
+    return db.tokens.mint(name or f"token {next(TOKENS)}", actor="ann", **given)
 
 
 def all_pages(page: Callable[..., Page[T]], limit: int, between: Callable[[], object] | None = None) -> list[T]:

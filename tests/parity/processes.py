@@ -19,7 +19,7 @@ from uuid import UUID
 from dal import Dal, DalError, Settings, Sync, Tx
 from dal.dal import utc_now
 from dal.digests import uuid7
-from tests.cells import PATIENCE, Face, Loop, open_db, together
+from tests.cells import PATIENCE, PEPPERS, Face, Loop, open_db, together
 
 
 def create_version(db: Dal[Sync], workflow: str) -> int:
@@ -63,9 +63,14 @@ def append_to_a_fresh_one(db: Dal[Sync], prefix: str) -> int:
     return db.history.append_step(execution, {"by": "another process"}).idx
 
 
+def rotate(db: Dal[Sync], key_id: str) -> str:
+    """Rotate a service token; answers the key id of its successor."""
+    return db.tokens.rotate(key_id, actor="ann").record.key_id
+
+
 WHAT: dict[str, Callable[[Dal[Sync], str], Any]] = {
     each.__name__: each
-    for each in (create_version, create_once, claim_all, dispatch_all, append_step, append_to_a_fresh_one)
+    for each in (create_version, create_once, claim_all, dispatch_all, append_step, append_to_a_fresh_one, rotate)
 }
 
 
@@ -92,7 +97,7 @@ def in_processes(url: str, face: Face, what: Callable[[Dal[Sync], str], object],
 
 def main(url: str, face: str, what: str, argument: str, count: str) -> None:
     loop = Loop()
-    db = open_db(Settings.from_url(url), "async" if face == "async" else "sync", utc_now, loop)
+    db = open_db(Settings.from_url(url, token_peppers=PEPPERS), "async" if face == "async" else "sync", utc_now, loop)
     print("ready", flush=True)
     sys.stdin.readline()
     answers = together([lambda: WHAT[what](db, argument)] * int(count))
