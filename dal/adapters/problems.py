@@ -26,8 +26,10 @@ from dal.errors import (
     NotFound,
     OutcomeUnknown,
     Overloaded,
+    PepperMissing,
     RateLimited,
     SchemaError,
+    TokenRefused,
     TransactionAborted,
     Unavailable,
 )
@@ -76,6 +78,7 @@ _OPERATOR = "The server cannot do this before its operator has acted; its log sa
 # The nearest class counts.
 _RULES: Mapping[type[DalError], _Rule] = {
     Invalid: _Rule(422),
+    TokenRefused: _Rule(401),
     NotFound: _Rule(404),
     Conflict: _Rule(409),
     InvalidState: _Rule(409),
@@ -85,6 +88,7 @@ _RULES: Mapping[type[DalError], _Rule] = {
     RateLimited: _Rule(429),
     DiskFull: _Rule(503, 30, _AGAIN),
     CorruptDatabase: _Rule(503, 30, _AGAIN),
+    PepperMissing: _Rule(503, 30, _AGAIN),
     OutcomeUnknown: _Rule(
         500, 0, "The change may or may not have been made. Look before you repeat it, or repeat it with its key."
     ),
@@ -102,7 +106,7 @@ def problem_of(error: DalError, instance: str) -> Problem:
     return Problem(
         type=f"urn:workflow-dal:{_kebab(next(kind for kind in kinds if kind.__module__ == errors.__name__).__name__)}",
         title=_headline(kinds),
-        status=rule.status,
+        status=403 if _is_forbidden(error) else rule.status,
         detail=str(error) if rule.status < 500 else rule.advice,
         instance=instance,
         path=getattr(error, "path", None),
@@ -111,6 +115,18 @@ def problem_of(error: DalError, instance: str) -> Problem:
         constraint=getattr(error, "constraint", None),
         retry_after=wait or None,
     )
+
+
+def challenge_of(error: DalError) -> str | None:
+    """The WWW-Authenticate header (RFC 6750) of the answer to an error; None for one that has none."""
+    if not isinstance(error, TokenRefused):
+        return None
+    return f'Bearer error="{"insufficient_scope" if _is_forbidden(error) else "invalid_token"}"'
+
+
+def _is_forbidden(error: DalError) -> bool:
+    """Whether it is known who asks, and that it is not for them; a new token would not help."""
+    return isinstance(error, TokenRefused) and error.found in ("scope", "workspace")
 
 
 def invalid_request(faults: Sequence[Fault], instance: str) -> Problem:
