@@ -41,6 +41,7 @@ from dal.stores.checks import check_length
 from dal.stores.token_audit import (
     GENESIS,
     START,
+    AuditFault,
     AuditHead,
     AuditReport,
     AuditRow,
@@ -561,6 +562,7 @@ class Tokens(Store[M]):
             head, fault = check_rows(rows[is_first:], begun, keys)
         is_last = fault is not None
         if not is_last and len(rows) < _VERIFIED:
+            is_empty = head == START and not await q.get_tokens_exist()
             stored = await q.get_audit_head()
             late: Sequence[AuditRow] = []
             if stored is not None and stored.number > head.number:  # rows were written meanwhile, or are gone
@@ -569,8 +571,8 @@ class Tokens(Store[M]):
             is_last = fault is not None or not late
             if fault is None and is_last:
                 fault = check_head(stored, head, keys)
-            if fault is None and is_last and head == START and await q.get_tokens_exist():
-                fault = AuditFault(1, "is missing")  # every token has one that says where it came from
+            if fault is None and is_last and head == START and not is_empty:
+                fault = AuditFault(1, "is missing")  # every token has a row that says where it came from
         return AuditReport(report.rows + head.number - begun.number, head, fault), is_last
 
     @statement(write=True)

@@ -282,7 +282,7 @@ select number, row_hash, pepper_id, seal
 -- Whether any token was ever made here.
 -- returns: bool
 -- class: point
-select exists (select 1 from service_tokens);
+select min(key_id) is not null from service_tokens;
 
 -- name: list_token_usage(key_ids)
 -- How often tokens were used, for those that were.

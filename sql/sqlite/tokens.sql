@@ -188,7 +188,7 @@ select number, row_hash, pepper_id, seal
  where id = 1;
 
 -- name: get_tokens_exist()$
-select exists (select 1 from service_tokens);
+select min(key_id) is not null from service_tokens;
 
 -- name: list_token_usage(key_ids)
 select key_id, first_used_at, last_used_at, last_ip, last_user_agent, use_count

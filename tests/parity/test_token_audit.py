@@ -71,10 +71,7 @@ def test_an_altered_row_is_named(chain: Dal[Sync], raw: Raw, column: str, number
 
 def test_a_time_altered_by_a_microsecond_is_found(chain: Dal[Sync], raw: Raw) -> None:
     [[at]] = raw("select at from service_token_audit where number = 3")
-    if isinstance(at, str):
-        other = f"'{at[:-2]}{(int(at[-2]) + 1) % 10}Z'"
-    else:
-        other = "at + interval '1 microsecond'"
+    other = f"'{at[:-2]}{(int(at[-2]) + 1) % 10}Z'" if isinstance(at, str) else "at + interval '1 microsecond'"
     raw(f"update service_token_audit set at = {other} where number = 3")
     assert fault(chain) == AuditFault(3, "was altered")
 
@@ -173,7 +170,8 @@ def test_verifying_goes_on_while_tokens_are_minted(chain: Dal[Sync], make_db: Ma
     other = make_db()
     jobs: list[Callable[[], Any]] = [partial(a_token, chain if at % 2 else other) for at in range(20)]
     jobs[::4] = [partial(db.tokens.verify_audit) for db in (chain, other, chain, other, chain)]
-    assert [answer.fault for answer in together(jobs)[::4]] == [None] * 5
+    reports: list[Any] = together(jobs)[::4]
+    assert [report.fault for report in reports] == [None] * 5
     assert chain.tokens.verify_audit().rows == ROWS + 15
 
 
