@@ -232,8 +232,11 @@ class Dal(Stores[M]):
     @overload
     def close(self: Dal[Async]) -> Awaitable[None]: ...
     def close(self) -> Any:
-        """Flush the usage of service tokens, for two seconds at most, and close every connection. Later calls raise
-        Closed; closing again does nothing."""
+        """Flush the usage of service tokens and close every connection. Later calls raise Closed; closing again does
+        nothing.
+
+        The flush gets two seconds, and from then on what any running call gets.
+        """
         if isinstance(self._flusher, AsyncFlusher):
             return _close_async(self._flusher, self._engine)
         self._flusher.end()

@@ -43,7 +43,7 @@ def canonical(kinds: Sequence[str], values: Sequence[Any]) -> bytes:
     """A row as bytes. kinds: of its columns, as in the query files; values: as a model has them.
 
     text is UTF-8, an int decimal, a bool ``t`` or ``f``, a uuid and bytes lower-case hex, a timestamptz its
-    microseconds since 1970, a float the hex of its eight bytes, json as PostgreSQL prints jsonb.
+    microseconds since 1970, a float the hex of its eight bytes, json as PostgreSQL prints jsonb, None its null.
     """
     parts = []
     for kind, value in zip(kinds, values, strict=True):

@@ -85,6 +85,7 @@ class Flusher(_Flusher):
         """Flush what there is, within a bound, and nothing from now on."""
         if self.forked:
             return
+        self.usage.closed = True
         with self._lock:
             self._ended = True
             if self._timer is not None:
@@ -135,7 +136,7 @@ class AsyncFlusher(_Flusher):
         """Flush what there is, within a bound, and nothing from now on."""
         if self.forked:
             return
-        self._ended = True
+        self.usage.closed = self._ended = True
         if self._timer is not None:
             self._timer.cancel()
         with suppress(TimeoutError):

@@ -73,9 +73,14 @@ class Batch(Struct):
 
 
 class Usage:
-    """Gathers, for all callers of one Dal. on_first: called, by whichever thread, when there is something to flush."""
+    """Gathers, for all callers of one Dal.
+
+    on_first: called, by whichever thread, when there is something to flush. closed: what is counted from now on would
+    be lost.
+    """
 
     def __init__(self) -> None:
+        self.closed = False
         self._lock = threading.Lock()
         self._batch = Batch()
         self.on_first: Callable[[], None] | None = None

@@ -29,6 +29,7 @@ from dal.core.face import M, Queries, Store, applied, missing, repeated, stateme
 from dal.core.rows import Applied, Json, check_bool, check_int, instant_text
 from dal.errors import (
     AlreadyExists,
+    Closed,
     DalError,
     Invalid,
     InvalidState,
@@ -320,6 +321,8 @@ class Tokens(Store[M]):
         Raises TokenRefused, the same for whatever is wrong with the token or the address; only who has its secret is
         told 'revoked', 'expired', 'early', 'workspace' or 'scope'. PepperMissing if its digest cannot be checked.
         """
+        if self._desk.usage.closed:
+            raise Closed("open another with dal.connect")
         text = check_token_text(token)
         address = None if ip is None else check_address(ip)
         agent = None if user_agent is None else readable(check_plain(user_agent, "user_agent"))
@@ -618,7 +621,7 @@ async def _change(
             break
         number, _, row_hash = moved.partition(":")
         head = desk.head = AuditHead(int(number or 0), row_hash or GENESIS)
-    if answer.row is not None:
+    if answer.row is not None and answer.row.revoked_at in (None, now):  # not one that was revoked before
         desk.head = AuditHead(links.head.number, links.head.row_hash)
     return answer
 

@@ -246,7 +246,7 @@ select pepper_id, count(*) as tokens
   from service_tokens
  where revoked_at is null
  group by pepper_id
- order by pepper_id;
+ order by pepper_id nulls first;
 
 -- name: list_token_audit(key_id, after, limit)
 -- What was changed of a token, oldest first, one page; after is 0 for the first.

@@ -166,7 +166,7 @@ select pepper_id, count(*) as tokens
   from service_tokens
  where revoked_at is null
  group by pepper_id
- order by pepper_id;
+ order by pepper_id nulls first;
 
 -- name: list_token_audit(key_id, after, limit)
 select number, key_id, action, actor, at, details, pepper_id, prev_hash, row_hash

@@ -10,16 +10,17 @@ import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime, timedelta, timezone
 from typing import Any
 from uuid import RFC_4122, UUID, SafeUUID
 
+import psycopg
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dal.core.rows import canonical_json
-from dal.digests import Uuid7, content_hash, uuid7, uuid_from_hex
+from dal.core.rows import canonical_json, encode_json
+from dal.digests import Uuid7, canonical, content_hash, jsonb_text, uuid7, uuid_from_hex
 from dal.stores.versions import graph_hash
 
 MILLISECOND = 1_000_000
@@ -197,3 +198,61 @@ def test_values_of_another_type_have_another_hash(one: Any, other: Any) -> None:
 def test_equal_values_have_one_hash() -> None:
     assert graph_hash(-0.0) == graph_hash(0.0)
     assert graph_hash(1e16) == graph_hash(float(10**16))
+
+
+# --- canonical encoding -----------------------------------------------------------------------------------------------
+
+INSTANT = datetime(2026, 3, 1, 12, 0, 0, 1, UTC)
+
+
+def test_a_row_is_a_netstring_for_each_column() -> None:
+    values = ("é", 7, True, False, b"\0\xff", UUID(int=1), INSTANT, -0.5, {"bb": 1, "a": [None, "x"]}, None, None)
+    kinds = ("text", "int", "bool", "bool", "bytes", "uuid", "timestamptz", "float", "json", "json", "text")
+    assert canonical(kinds, values) == (
+        b"2:\xc3\xa91:71:t1:f4:00ff32:00000000000000000000000000000001"
+        b'16:1772366400000001' b'16:bfe0000000000000' b'27:{"a": [null, "x"], "bb": 1}' b"4:null~"
+    )  # fmt: skip
+
+
+@given(st.lists(st.text(), min_size=1), st.lists(st.text(), min_size=1))
+def test_different_rows_have_different_encodings(one: list[str], other: list[str]) -> None:
+    encoded = [canonical(["text"] * len(row), row) for row in (one, other)]
+    assert (encoded[0] == encoded[1]) == (one == other)
+
+
+def test_an_instant_is_the_same_in_every_zone() -> None:
+    elsewhere = INSTANT.astimezone(timezone(timedelta(hours=5, minutes=30)))
+    assert canonical(["timestamptz"], [INSTANT]) == canonical(["timestamptz"], [elsewhere])
+    for year in (1, 1969, 9999):
+        instant = INSTANT.replace(year=year)
+        microseconds = int(canonical(["timestamptz"], [instant]).partition(b":")[2])
+        assert datetime(1970, 1, 1, tzinfo=UTC) + timedelta(microseconds=microseconds) == instant
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers(-(2**63), 2**63 - 1) | st.floats(allow_nan=False, allow_infinity=False)
+    | st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0")),
+    lambda inner: st.lists(inner, max_size=4)
+    | st.dictionaries(st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0")), inner, max_size=4),
+)  # fmt: skip
+EDGES: list[Any] = [
+    1e16, 1e15, 123456789012345680.0, 5e-324, 1.7976931348623157e308, -0.0, 1.0, 1e-7, 2**63 - 1, -(2**63), "\x7f",
+    "\u2028", "\b\f\n\r\t\"\\/\x01\x1f", {"": 1, "é": 2, "zz": 3, "a": 4, "日": 5}, [], {}, [[]], "\U0010ffff",
+]  # fmt: skip
+
+
+def test_json_is_printed_as_postgres_prints_jsonb(postgres_url: str) -> None:
+    with psycopg.connect(postgres_url, autocommit=True) as connection:
+
+        def printed(value: Any) -> str:
+            [text] = connection.execute("select (%s::jsonb)::text", [encode_json(value, "value")]).fetchone() or ()
+            return str(text)
+
+        for value in EDGES:
+            assert jsonb_text(value) == printed(value)
+
+        @given(JSON)
+        def check(value: Any) -> None:
+            assert jsonb_text(value) == printed(value)
+
+        check()

@@ -25,6 +25,7 @@ from typing import Any, Literal, Self
 from psycopg import conninfo
 
 from dal import Settings
+from tests.cells import PEPPERS
 
 READY = "Z"
 COMMIT = b"commit\0"  # as its message ends, whether it is prepared or not
@@ -90,7 +91,8 @@ class Proxy:
         port = self._listener.getsockname()[1]
         through = {"host": "127.0.0.1", "hostaddr": None, "port": port, "sslmode": "disable", "gssencmode": "disable"}
         dsn = conninfo.make_conninfo(self._dsn, **through)
-        return Settings(**{"backend": "postgres", "postgres_dsn": dsn, "postgres_pool_max_size": 1, **options})
+        usual = {"postgres_pool_max_size": 1, "token_peppers": PEPPERS}
+        return Settings(**{"backend": "postgres", "postgres_dsn": dsn, **usual, **options})
 
     @contextlib.contextmanager
     def trips(self) -> Iterator[Trips]:

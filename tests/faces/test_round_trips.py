@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import inspect
 import itertools
 import re
@@ -17,10 +18,12 @@ import pytest
 
 import dal
 from dal import Dal, Sync
-from dal.core.face import Method, Stream
+from dal.core.face import Method, Repeated, Stream
 from dal.stores.history import History
 from dal.stores.keys import Keys
 from dal.stores.runs import Runs
+from dal.stores.token_texts import token_text
+from dal.stores.tokens import Tokens
 from dal.stores.triggers import Triggers
 from dal.stores.versions import Versions
 from dal.stores.workflows import Workflows
@@ -149,6 +152,8 @@ def a_life(db: Dal[Sync], call: Account) -> None:
     call("history.find", partial(db.history.find, handle, metadata={"a": 1}))
     call("history.prune", partial(db.history.prune, dal.dal.utc_now(), limit=1))
 
+    service_tokens(db, call, handle)
+
     db.transact(lambda tx: "done", key=handle)
     call("keys.get", partial(db.keys.get, handle))
     call.refused("keys.get", partial(db.keys.get, "none"), dal.KeyNotFound)
@@ -183,19 +188,60 @@ def triggers(db: Dal[Sync], call: Account, id: UUID) -> None:
     call("triggers.dispatch_manual", partial(of.dispatch_manual, id, [(None, {})] * 2, actor="a"))
 
 
-# What is computed in between stands in no statement: the time of a fire, the delay of a retry.
-TWO = {"triggers.dispatch_due": 2, "triggers.schedule_retry": 2}
+def service_tokens(db: Dal[Sync], call: Account, name: str) -> None:
+    of = db.tokens
+    minted = call("tokens.mint", partial(of.mint, name, actor="a"))
+    call.refused("tokens.mint", partial(of.mint, name.upper(), actor="a"), dal.NameTaken)
+    key_id, right = minted.record.key_id, minted.secret.reveal()
+    call("tokens.authenticate", partial(of.authenticate, right, ip="::1", user_agent="x"))
+    call.refused("tokens.authenticate: scope", partial(of.authenticate, right, scopes=["x"]), dal.TokenRefused)
+    call.refused(
+        "tokens.authenticate: secret", partial(of.authenticate, token_text("svc", key_id, b"0" * 43)), dal.TokenRefused
+    )
+    call.refused(
+        "tokens.authenticate: unknown",
+        partial(of.authenticate, token_text("svc", "0" * 12, b"0" * 43)),
+        dal.TokenRefused,
+    )
+    call.refused("tokens.authenticate: legacy", partial(of.authenticate, name * 2, legacy=True), dal.TokenRefused)
+    call("tokens.get", partial(of.get, key_id))
+    call.refused("tokens.get", partial(of.get, "0" * 12), dal.TokenNotFound)
+    call("tokens.list", partial(of.list, limit=1))
+    call("tokens.list: all", partial(of.list, active=False, limit=1))
+    successor = call("tokens.rotate", partial(of.rotate, key_id, actor="a"))
+    call.refused("tokens.rotate", partial(of.rotate, key_id, actor="a"), dal.InvalidState)
+    call("tokens.revoke", partial(of.revoke, successor.record.key_id, "over", actor="a"))
+    call("tokens.revoke: again", partial(of.revoke, successor.record.key_id, "over", actor="a"))
+    call.refused("tokens.revoke", partial(of.revoke, "0" * 12, "over", actor="a"), dal.TokenNotFound)
+    digest = hashlib.sha256(name.encode()).digest()
+    call("tokens.import_legacy", partial(of.import_legacy, f"{name}2", digest, actor="a"))
+    call.refused("tokens.import_legacy", partial(of.import_legacy, name, digest, actor="a"), dal.AlreadyExists)
+    call("tokens.audit", partial(of.audit, key_id))
+    of.flush_usage()
+    of.authenticate(right)
+    call("tokens.flush_usage", of.flush_usage)
+    call("tokens.usage", partial(of.usage, [key_id]))
+    call("tokens.peppers", of.peppers)
+    call("tokens.refusals", of.refusals)
+    call("tokens.refusals: of one", partial(of.refusals, key_id))
+    call("tokens.prune_refusals", partial(of.prune_refusals, dal.dal.utc_now(), limit=1))
+    call("tokens.verify_audit", of.verify_audit)
 
 
-def test_every_method_is_one_round_trip_but_for_two(db: Dal[Sync], proxy: Proxy) -> None:
+# What is computed in between stands in no statement: the time of a fire, the delay of a retry. The audit chain is read
+# to its end, and its head after it.
+TWO = {"triggers.dispatch_due": 2, "triggers.schedule_retry": 2, "tokens.verify_audit": 2}
+
+
+def test_every_method_is_one_round_trip_but_for_three(db: Dal[Sync], proxy: Proxy) -> None:
     for _ in range(WARM):
         a_life(db, Account(proxy))
     call = Account(proxy)
     a_life(db, call)
     stores = {"workflows": Workflows, "versions": Versions, "runs": Runs, "triggers": Triggers, "history": History,
-              "keys": Keys}  # fmt: skip
+              "keys": Keys, "tokens": Tokens}  # fmt: skip
     methods = {f"{store}.{name}" for store, kind in stores.items() for name, each in inspect.getmembers(kind)
-               if isinstance(each, (Method, Stream))}  # fmt: skip
+               if isinstance(each, (Method, Repeated, Stream))}  # fmt: skip
     assert len(methods) > 50
     assert methods - {name.partition(":")[0] for name in call.trips} == set(), "these are not measured"
     assert {name: count for name, count in call.trips.items() if count != 1} == TWO, "these take more than one"
@@ -262,9 +308,15 @@ def test_an_argument_that_is_refused_takes_no_round_trip(db: Dal[Sync], proxy: P
             partial(stores.transaction, isolation="chaos"),
             partial(stores.transact, str, key=""),
             partial(stores.transact, str, key="k", request={1, 2}),
+            partial(stores.tokens.mint, "", actor="a"),
+            partial(stores.tokens.authenticate, b"dal_svc_"),
+            partial(stores.tokens.rotate, "7", actor="a"),
         ):
             with pytest.raises(dal.Invalid):
                 call()
+        for wrong in ("", "x" * 70, "x" * 2**20, token_text("svc", "0" * 12, b"0" * 43)[:-1] + "x"):
+            with pytest.raises(dal.TokenRefused):
+                db.tokens.authenticate(wrong)
     assert trips.said == Counter(), f"the server said {trips.said}"
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from dal import Dal, Invalid, Page, Sync
 from tests.cells import Clock, MakeDb
-from tests.parity.make import NOON, a_run, a_version, a_workflow, all_pages, an_execution
+from tests.parity.make import NOON, a_run, a_token, a_version, a_workflow, all_pages, an_execution
 
 
 class Listed(NamedTuple):
@@ -233,13 +233,29 @@ def every_list(db: Dal[Sync]) -> dict[str, Callable[..., Page[Any]]]:
             f"executions of {name} with b": partial(db.history.find, name, metadata={"b": 2}),
             f"steps of {name}": partial(db.history.steps, running[0]),
         }
+        token = db.tokens.rotate(a_token(db).record.key_id, actor="ann").record.key_id
+        db.tokens.rotate(token, actor="ann")
+        for reasons in (("scope", "unknown"), ("workspace", "malformed")):
+            for key_id, reason in zip((token, ""), reasons, strict=True):
+                db._desk.usage.refused(key_id, reason, NOON, None, None)  # type: ignore[arg-type]  # one of them
+        pages |= {
+            f"audit of token {name}": partial(db.tokens.audit, token),
+            f"refusals of token {name}": partial(db.tokens.refusals, token),
+        }
+    db.tokens.flush_usage()
+    pages |= {
+        "tokens": db.tokens.list,
+        "all tokens": partial(db.tokens.list, active=False),
+        "refusals": db.tokens.refusals,
+        "refusals of what is no token": partial(db.tokens.refusals, ""),
+    }
     return pages
 
 
 def test_a_cursor_is_refused_by_every_other_list_and_filter(db: Dal[Sync]) -> None:
     pages = every_list(db)
     cursors = {name: page(limit=1).next for name, page in pages.items()}
-    assert len(set(cursors.values()) - {None}) == len(pages) == 29
+    assert len(set(cursors.values()) - {None}) == len(pages) == 37
     for name, page in pages.items():
         for origin, cursor in cursors.items():
             if origin == name:
@@ -259,12 +275,16 @@ def test_a_damaged_cursor_is_refused(db: Dal[Sync]) -> None:
         "events of a run of two",
         "executions of one",
         "steps of two",
+        "tokens",
+        "audit of token one",
+        "refusals",
+        "refusals of token two",
     ):
         cursor = pages[name](limit=1).next or ""
         flipped = [cursor[:at] + ("B" if letter == "A" else "A") + cursor[at + 1 :] for at, letter in enumerate(cursor)]
         damaged: list[Any] = [
-            *flipped, cursor[:-1], cursor[1:], cursor + "A", cursor + "=", f" {cursor}", cursor + "\n", cursor.upper(),
-            "", "x", "ü", "\0", "0" * 10_000, cursor.encode(), 1, True, [cursor],
+            *flipped, cursor[:-1], cursor[1:], cursor + "A", cursor + "=", f" {cursor}", cursor + "\n",
+            cursor.swapcase(), "", "x", "ü", "\0", "0" * 10_000, cursor.encode(), 1, True, [cursor],
         ]  # fmt: skip
         for after in damaged:
             with pytest.raises(Invalid) as refused:

@@ -2,7 +2,8 @@
 
 Hypothesis makes up the calls: every method of every store, pages walked with cursors, transactions and savepoints that
 end well or badly, values from the whole of the value policy and some from beyond it. Ids are made anew for each
-database, so they are compared by the name that this machine gave them when they were made.
+database, so they are compared by the name that this machine gave them when they were made. Service tokens are drawn
+alike for both, so that their audit chains are equal to the last digit.
 
 HYPOTHESIS_PROFILE=long tries for minutes instead of seconds.
 """
@@ -11,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import hashlib
 import itertools
 import math
 import operator
@@ -19,6 +21,7 @@ import re
 import sqlite3
 from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime, timedelta
+from random import Random
 from typing import Any, ClassVar, NamedTuple
 from uuid import UUID
 
@@ -37,14 +40,17 @@ from hypothesis.stateful import (
 )
 from msgspec import Struct
 
-from dal import Dal, DalError, Page, RunNotFound, Settings, Sync
+from dal import Dal, DalError, Minted, Page, RunNotFound, Settings, Sync, flusher
+from dal.stores import tokens
+from dal.stores.token_texts import ALPHABET, token_text
 from dal.stores.versions import graph_hash
-from tests.cells import Clock, Face, Loop, open_db
+from tests.cells import PEPPERS, Clock, Face, Loop, open_db
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
 TABLES = (
     "run_events", "runs", "workflow_versions", "workflow_events", "workflow_tags", "cron_triggers", "webhook_triggers",
-    "retry_policies", "workflows", "idempotency_keys", "execution_steps", "executions", "own",
+    "retry_policies", "workflows", "idempotency_keys", "execution_steps", "executions", "service_token_usage",
+    "service_token_refusals", "service_token_audit", "service_token_chain", "service_tokens", "own",
 )  # fmt: skip
 ON_SQLITE = ("execution_terms",)  # what is an index on PostgreSQL
 IS_LONG = os.environ.get("HYPOTHESIS_PROFILE") == "long"
@@ -189,6 +195,18 @@ RULES: dict[str, st.SearchStrategy[Any]] = {
     "rate_window_seconds": st.sampled_from([1, 7, 86_400]),
 }
 
+GRANTED: dict[str, st.SearchStrategy[Any]] = {
+    "kind": st.sampled_from(["svc", "usr", "tst"]),
+    "scopes": st.lists(st.sampled_from(["a", "A", "é", "e\u0301", "'"]), max_size=3),
+    "workspace_ids": st.lists(st.sampled_from(["w1", "w2"]), max_size=2),
+    "allowed_cidrs": st.sampled_from([None, ["10.0.0.0/8"], ["::ffff:10.0.0.0/104", "2001:db8::/32"]]),
+    "rate_limit": st.sampled_from([None, 1, 2**63 - 1]),
+    "not_before": st.sampled_from([None, START - timedelta(1), START + timedelta(seconds=1)]),
+    "expires_at": st.sampled_from([None, START + timedelta(seconds=2), START + timedelta(days=1)]),
+}
+TOKEN_NAME = st.sampled_from(["ci", "CI", "Straße", "STRASSE", "i", "İ", " ｃｉ ", "x" * 128, "日本"])
+FOREIGN = st.sampled_from([f"made-elsewhere-{letter}" for letter in "abc"])
+
 BAD: dict[str, st.SearchStrategy[Any]] = {
     "text": st.sampled_from(["a\0", "\ud800", 5, "", "x" * 2000, True, None]),
     "json": st.sampled_from(
@@ -280,6 +298,22 @@ BAD_CALLS: Sequence[tuple[str, str, tuple[Any, ...], dict[str, Any]]] = (
     ("limit", "workflows.list", (), {"limit": "?"}),
     ("limit", "keys.prune", (START,), {"limit": "?"}),
     ("limit", "runs.list", ("workflow",), {"limit": "?"}),
+    ("text", "tokens.mint", ("?",), {"actor": "ann"}),
+    ("text", "tokens.mint", ("w",), {"actor": "?"}),
+    ("text", "tokens.mint", ("w",), {"actor": "ann", "kind": "?"}),
+    ("json", "tokens.mint", ("w",), {"actor": "ann", "scopes": "?"}),
+    ("int", "tokens.mint", ("w",), {"actor": "ann", "rate_limit": "?"}),
+    ("json", "tokens.mint", ("w",), {"actor": "ann", "allowed_cidrs": "?"}),
+    ("text", "tokens.authenticate", ("?",), {}),
+    ("text", "tokens.authenticate", ("?",), {"legacy": True}),
+    ("text", "tokens.authenticate", ("x",), {"ip": "?"}),
+    ("text", "tokens.get", ("?",), {}),
+    ("text", "tokens.revoke", ("nobodynobody", "?"), {"actor": "ann"}),
+    ("int", "tokens.rotate", ("nobodynobody",), {"actor": "ann", "overlap_seconds": "?"}),
+    ("cursor", "tokens.list", (), {"after": "?"}),
+    ("cursor", "tokens.audit", ("nobodynobody",), {"after": "?"}),
+    ("cursor", "tokens.refusals", (), {"after": "?"}),
+    ("limit", "tokens.prune_refusals", (START,), {"limit": "?"}),
 )
 
 
@@ -324,7 +358,9 @@ class Sides:
 
     def __init__(self, sqlite_url: str, postgres_url: str, face: Face, loop: Loop) -> None:
         self.clock = Clock()
-        limits: dict[str, Any] = {"sqlite_tx_timeout": 300, "sqlite_synchronous": "normal", "postgres_pool_max_size": 2}
+        limits: dict[str, Any] = {"sqlite_tx_timeout": 300, "sqlite_synchronous": "normal", "postgres_pool_max_size": 2,
+                                  "token_peppers": PEPPERS}  # fmt: skip
+        self.drawn = Random()
         self.dbs: tuple[Dal[Sync], Dal[Sync]] = (
             open_db(Settings.from_url(sqlite_url, **limits), face, self.clock, loop),
             open_db(Settings.from_url(postgres_url, postgres_deadline=300, **limits), face, self.clock, loop),
@@ -342,6 +378,12 @@ class Sides:
             self.raw[0].execute(f"delete from {table}")
         self.raw[0].execute("commit")
         self.raw[1].execute(f"truncate {', '.join(TABLES)}")
+        for db in self.dbs:
+            db._desk.usage.take()
+
+    def draw(self, length: int) -> str:
+        """What stands for a random text; the same for the first side as for the second."""
+        return "".join(self.drawn.choices(ALPHABET, k=length))
 
     def close(self) -> None:
         for connection in self.raw:
@@ -357,6 +399,7 @@ class Machine(RuleBasedStateMachine):
     versions: Bundle[Ref] = Bundle("versions")
     runs: Bundle[Ref] = Bundle("runs")
     cursors: Bundle[Cursor] = Bundle("cursors")
+    tokens: Bundle[Minted] = Bundle("tokens")
 
     sides: ClassVar[Sides]
 
@@ -368,6 +411,7 @@ class Machine(RuleBasedStateMachine):
         self.sent = [db.calls for db in sides.dbs]
         self.names = (Names(), Names())
         self.made = 0
+        self.tries = 0
         self.blocks: list[list[Entered]] = []  # one a side
         self.entered: list[Entered] = []
         self.read_only = False
@@ -391,7 +435,9 @@ class Machine(RuleBasedStateMachine):
     def try_both(self, what: str, call: Callable[[int], object], makes: str = "") -> list[Any] | None:
         """Both answers, compared; None if both refused alike. makes: a word for each row that is new in the answers."""
         outcomes: list[Any] = []
+        self.tries += 1
         for side in (0, 1):
+            self.sides.drawn.seed(self.tries)
             try:
                 outcomes.append(call(side))
             except DalError as error:
@@ -770,6 +816,84 @@ class Machine(RuleBasedStateMachine):
     def prune_history(self, seconds: float, limit: int) -> None:
         self.both("history.prune", self.sides.clock() + timedelta(seconds=seconds), limit=limit)
 
+    # --- service tokens ---
+
+    def mint_all(self, method: str, /, *args: Any, **kwargs: Any) -> Any:
+        answers = self.both(method, *args, **kwargs)
+        return multiple() if answers is None else answers[0]
+
+    @initialize(target=tokens)
+    def first_token(self) -> Any:
+        return self.mint_all("tokens.mint", "first", actor="ann", scopes=["a"], workspace_ids=["w1"])
+
+    @rule(target=tokens, name=TOKEN_NAME, actor=ACTOR.filter(lambda actor: len(actor) <= 128), given=some(**GRANTED))
+    def mint(self, name: str, actor: str, given: dict[str, Any]) -> Any:
+        return self.mint_all("tokens.mint", name, actor=actor, **given)
+
+    @rule(
+        target=tokens,
+        token=tokens,
+        overlap=st.sampled_from([0, 1, 300]),
+        given=some(expires_at=st.sampled_from([None, START, START + timedelta(seconds=1), START + timedelta(days=9)])),
+    )
+    def rotate(self, token: Minted, overlap: int, given: dict[str, Any]) -> Any:
+        return self.mint_all("tokens.rotate", token.record.key_id, actor="bob", overlap_seconds=overlap, **given)
+
+    @rule(token=tokens, reason=st.sampled_from(["lost", "\u2028\x01", "x" * 1024]))
+    def revoke(self, token: Minted, reason: str) -> None:
+        self.both("tokens.revoke", token.record.key_id, reason, actor="cyd")
+
+    @rule(
+        token=tokens,
+        wrong=st.sampled_from(["", "", "", "secret", "unknown", "damaged"]),
+        given=some(ip=st.sampled_from([None, "10.0.0.1", "::ffff:11.0.0.1", "2001:db8::1"]), user_agent=WORDS,
+                   workspace=st.sampled_from(["w1", "w3"]), scopes=GRANTED["scopes"], legacy=st.booleans()),
+    )  # fmt: skip
+    def authenticate(self, token: Minted, wrong: str, given: dict[str, Any]) -> None:
+        kind, key_id, text = token.record.kind, token.record.key_id, token.secret.reveal()
+        presented = {
+            "": text,
+            "secret": token_text(kind, key_id, b"0" * 43),
+            "unknown": token_text(kind, "0" * 12, text[21:64].encode()),
+            "damaged": text[:-1],
+        }[wrong]
+        self.both("tokens.authenticate", presented, **given)
+
+    @rule(name=TOKEN_NAME, text=FOREIGN, given=some(**GRANTED))
+    def import_legacy(self, name: str, text: str, given: dict[str, Any]) -> None:
+        self.both("tokens.import_legacy", name, hashlib.sha256(text.encode()).hexdigest(), actor="ann", **given)
+
+    @rule(text=FOREIGN, given=some(ip=st.just("10.0.0.1"), scopes=GRANTED["scopes"]))
+    def authenticate_legacy(self, text: str, given: dict[str, Any]) -> None:
+        self.both("tokens.authenticate", text, legacy=True, **given)
+
+    @precondition(lambda self: not self.blocks)  # what a transaction flushes and undoes is lost
+    @rule()
+    def flush(self) -> None:
+        self.both("tokens.flush_usage")
+
+    @rule(token=tokens)
+    def look_at_a_token(self, token: Minted) -> None:
+        self.both("tokens.get", token.record.key_id)
+        self.both("tokens.usage", [token.record.key_id])
+        self.both("tokens.verify_audit")
+
+    @rule(target=cursors, active=st.booleans(), limit=LIMIT)
+    def list_tokens(self, active: bool, limit: int) -> Any:
+        return self.page("tokens.list", (), {"active": active}, limit, None)
+
+    @rule(target=cursors, token=tokens, limit=LIMIT, listed=st.sampled_from(["tokens.audit", "tokens.refusals"]))
+    def list_of_a_token(self, token: Minted, limit: int, listed: str) -> Any:
+        return self.page(listed, (token.record.key_id,), {}, limit, None)
+
+    @rule(target=cursors, key_id=st.sampled_from([None, ""]), limit=LIMIT)
+    def list_refusals(self, key_id: str | None, limit: int) -> Any:
+        return self.page("tokens.refusals", (key_id,), {}, limit, None)
+
+    @rule(seconds=st.sampled_from([-3600, 0, 60, 3600]), limit=st.sampled_from([1, 2, 1000]))
+    def prune_refusals(self, seconds: float, limit: int) -> None:
+        self.both("tokens.prune_refusals", self.sides.clock() + timedelta(seconds=seconds), limit=limit)
+
     # --- pages ---
 
     def page(self, listed: str, arguments: tuple[Any, ...], filters: dict[str, Any], limit: Any, after: Any) -> Any:
@@ -971,6 +1095,14 @@ class Machine(RuleBasedStateMachine):
             self.walk("history.steps", id)
         for key in TRANSACTION_KEYS:
             self.both("keys.get", key)
+        self.both("tokens.flush_usage")
+        for active in (False, True):
+            self.walk("tokens.list", active=active)
+        self.walk("tokens.refusals")
+        self.both("tokens.peppers")
+        answers = self.both("tokens.verify_audit")
+        assert answers is not None
+        assert answers[0].fault is None, f"the audit chain: {answers[0]}"
         own = [connection.execute("select n from own order by n").fetchall() for connection in self.sides.raw]
         assert own[0] == own[1], f"the application's own table: SQLite {own[0]}, PostgreSQL {own[1]}"
         sent = [
@@ -996,5 +1128,10 @@ def sides(request: pytest.FixtureRequest, sqlite_url: str, postgres_url: str, lo
     sides.close()
 
 
-def test_sqlite_and_postgresql_answer_alike_whatever_they_are_asked(sides: Sides) -> None:
+def test_sqlite_and_postgresql_answer_alike_whatever_they_are_asked(
+    sides: Sides, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(flusher, "INTERVAL", 1e6)  # when they are flushed is for the machine to say
+    monkeypatch.setattr(tokens, "new_key_id", lambda: sides.draw(12))
+    monkeypatch.setattr(tokens, "new_secret", lambda: sides.draw(43).encode())
     run_state_machine_as_test(type("Machine", (Machine,), {"sides": sides}), settings=PROFILE)

@@ -569,6 +569,22 @@ def test_the_list_has_what_is_accepted_or_will_be(db: Dal[Sync], clock: Clock) -
     assert refused.value.path == "active"
 
 
+def test_tokens_and_refusals_of_one_instant_come_in_pages_each_once(db: Dal[Sync], clock: Clock) -> None:
+    clock.set(NOON)
+    made = [a_token(db) for _ in range(40)]
+    key_ids = sorted((token.record.key_id for token in made), reverse=True)
+    for limit in (7, 20, 40, 41):
+        assert [record.key_id for record in all_pages(db.tokens.list, limit)] == key_ids
+    for token in made:
+        accepted(db, another_secret(token))
+        accepted(db, token.secret, scopes=["a"])
+    accepted(db, "nonsense")
+    db.tokens.flush_usage()
+    expected = [(key_id, reason) for key_id in key_ids for reason in ("secret", "scope")] + [("", "malformed")]
+    for limit in (7, 80, 81, 82):
+        assert [(row.key_id, row.reason) for row in all_pages(db.tokens.refusals, limit)] == expected
+
+
 def test_the_audit_says_who_did_what(db: Dal[Sync], clock: Clock) -> None:
     now = clock.set(NOON)
     old = db.tokens.mint("ci", actor="ann", scopes=["a"], expires_at=NOON + timedelta(days=1)).record

@@ -7,7 +7,7 @@ create table service_tokens (
     kind              text        not null,
     secret_hash       bytea       not null,
     hash_alg          text        not null,
-    pepper_id         text,
+    pepper_id         text        collate "C",
     scopes            jsonb       not null,
     workspace_ids     jsonb       not null,
     allowed_cidrs     jsonb,
