@@ -83,7 +83,7 @@ def _place(settings: Settings) -> Path | None:
 
 def _of_file(place: Path | None, *, is_private: bool) -> Peppers:
     if place is None:
-        raise PepperMissing("set DAL_TOKEN_PEPPERS; 'dal tokens pepper' makes one")
+        raise PepperMissing("DAL_TOKEN_PEPPERS is not set; 'dal tokens pepper' makes one")
     if is_private:  # and gone with its database
         return parse_peppers(new_pepper())
     try:

@@ -88,7 +88,7 @@ _RULES: Mapping[type[DalError], _Rule] = {
     RateLimited: _Rule(429),
     DiskFull: _Rule(503, 30, _AGAIN),
     CorruptDatabase: _Rule(503, 30, _AGAIN),
-    PepperMissing: _Rule(503, 30, _AGAIN),
+    PepperMissing: _Rule(503, 30, _OPERATOR),
     OutcomeUnknown: _Rule(
         500, 0, "The change may or may not have been made. Look before you repeat it, or repeat it with its key."
     ),
