@@ -6,27 +6,28 @@ Exit status: 0 when all is well, 1 when something is wrong and said so, 2 when t
 from __future__ import annotations
 
 import io
-import json
-import os
+import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 from rich.console import Console
 
 from dal import demo as demonstration
 from dal import doctor as examination
+from dal.cli_tokens import tokens_app
 from dal.core.rows import Dialect
 from dal.core.schema import app_version
 from dal.dal import load_catalog, open_schema
-from dal.errors import DalError, SchemaError
+from dal.errors import DalError
 from dal.guard import gates, pages, stubs
 from dal.guard.capture import CannotCapture
 from dal.guard.findings import Finding, as_data, as_text, failed, short
 from dal.guard.plans import Plans
-from dal.settings import Settings, redact_dsn
+from dal.settings import Settings
+from dal.terminal import AsJson, Url, fail, print_json, refuse_missing, where
 
 app = typer.Typer(
     name="dal",
@@ -40,34 +41,25 @@ schema_app = typer.Typer(
     help="What a database has of the migrations, and bringing it up to date.", no_args_is_help=True
 )
 app.add_typer(schema_app, name="schema")
-
-Url = Annotated[
-    str | None,
-    typer.Option(
-        "--url",
-        metavar="URL",
-        help="The database: sqlite:///relative.db, sqlite:////absolute.db or postgresql://...; by default what DAL_* "
-        "variables and dal.yaml say. A password given here can be seen by other users of the machine.",
-        show_default=False,
-    ),
-]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+app.add_typer(tokens_app, name="tokens")
+TOKEN = re.compile(r"dal_(svc|usr|tst)_[0-9A-Za-z]{12}_[0-9A-Za-z]")  # a damaged one has most of a secret in it
 
 
 def main() -> None:
     """Run the program on the arguments of the process."""
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # as stderr does: an old terminal is no reason to fail
+    if any(TOKEN.search(argument) for argument in sys.argv[1:]):  # before anything repeats it in an error
+        print(
+            "dal: a service token stands on the command line, where other users can read it: revoke it. 'dal tokens "
+            "verify' reads one from standard input; KEY_ID is only the 12 letters and digits behind dal_svc_",
+            file=sys.stderr,
+        )
+        sys.exit(2)
     try:
         app(prog_name="dal")
     except DalError as error:
         fail(error)
-
-
-def fail(error: object) -> None:
-    """Say what is wrong and exit with status 1."""
-    print(f"dal: {error}", file=sys.stderr)
-    sys.exit(1)
 
 
 def _version(wanted: bool) -> None:
@@ -83,18 +75,6 @@ def _dal(
     ] = False,
 ) -> None:
     pass
-
-
-def where(settings: Settings) -> str:
-    """The database that settings name, fit to be printed."""
-    if settings.postgres_dsn is not None and settings.backend == "postgres":
-        return redact_dsn(settings.postgres_dsn.get_secret_value())
-    return f"SQLite file {settings.sqlite_path}"
-
-
-def print_json(value: Any) -> None:
-    """One JSON document on standard output."""
-    print(json.dumps(value, indent=2))
 
 
 # --- demo and doctor --------------------------------------------------------------------------------------------------
@@ -225,12 +205,6 @@ def verify(url: Url = None, as_json: AsJson = False) -> None:
         print(f"{where(settings)}: {verdict}")
     if findings.problems:
         sys.exit(1)
-
-
-def refuse_missing(settings: Settings) -> None:
-    """Raise SchemaError rather than make an empty file in order to look at it."""
-    if settings.backend == "sqlite" and not os.path.exists(settings.sqlite_path):
-        raise SchemaError(f"{settings.sqlite_path} does not exist; 'dal schema apply' makes it")
 
 
 # --- queries, plans, generated files (dal.guard) ----------------------------------------------------------------------

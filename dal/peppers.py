@@ -12,8 +12,8 @@ import os
 import secrets
 import tempfile
 import threading
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from dal.errors import Invalid, PepperMissing
@@ -35,8 +35,7 @@ def keyring_of(settings: Settings) -> Callable[[], Keyring]:
     """
     set_ones = settings.peppers()
     made: list[Keyring] = [Keyring(set_ones)] if set_ones else []
-    # One file, by whatever name its database is opened; and found again after the working directory changes.
-    place = Path(f"{os.path.realpath(settings.sqlite_path)}.peppers") if settings.backend == "sqlite" else None
+    place = _place(settings)
     is_private = str(settings.sqlite_path) == ":memory:"
     making = threading.Lock()
 
@@ -50,15 +49,53 @@ def keyring_of(settings: Settings) -> Callable[[], Keyring]:
     return keyring
 
 
+def loaded_peppers(settings: Settings) -> Peppers:
+    """The keys of a database that are there, the current one first; none are made. Raises as ``keyring_of`` does."""
+    set_ones, place = settings.peppers(), _place(settings)
+    return set_ones if set_ones or place is None or not place.exists() else _read(place)
+
+
+def put_first(place: Path) -> str:
+    """Put a fresh key before those of a file, which is made if there is none, readable by its owner alone; returns the
+    new key's id. A process that reads the file meanwhile finds the old keys or the new ones.
+
+    Raises PepperMissing if what is there cannot be read or written.
+    """
+    pepper, place = new_pepper(), Path(os.path.realpath(place))
+    try:
+        old = ""
+        if place.exists():
+            _read(place)
+            old = place.read_text("utf-8")
+        with _draft(place, f"{pepper}\n{old}") as name:
+            if place.exists():  # it stays with its owner, whoever runs this
+                os.chown(name, place.stat().st_uid, place.stat().st_gid)
+            os.replace(name, place)
+    except OSError as error:
+        raise PepperMissing(f"{place}: {error.strerror}") from None
+    return pepper.partition("=")[0]
+
+
+def _place(settings: Settings) -> Path | None:
+    # One file, by whatever name its database is opened; and found again after the working directory changes.
+    return Path(f"{os.path.realpath(settings.sqlite_path)}.peppers") if settings.backend == "sqlite" else None
+
+
 def _of_file(place: Path | None, *, is_private: bool) -> Peppers:
     if place is None:
         raise PepperMissing("DAL_TOKEN_PEPPERS is not set; 'dal tokens pepper' makes one")
     if is_private:  # and gone with its database
         return parse_peppers(new_pepper())
-    problem = ""
     try:
         if not place.exists() and _make(place):
             log.warning("made %s: the key of this database's service tokens; back it up apart from the database", place)
+    except OSError as error:
+        raise PepperMissing(f"{place}: {error.strerror}") from None
+    return _read(place)
+
+
+def _read(place: Path) -> Peppers:
+    try:
         return parse_peppers(place.read_text("utf-8"))
     except OSError as error:
         problem = f"{place}: {error.strerror}"
@@ -69,20 +106,29 @@ def _of_file(place: Path | None, *, is_private: bool) -> Peppers:
 
 def _make(place: Path) -> bool:
     """Make the file unless another process does so first: whoever reads it finds it whole."""
-    handle, name = tempfile.mkstemp(dir=place.parent, prefix=f".{place.name}-")  # mode 0600
+    with _draft(place, f"# Keys of service tokens, the current one first.\n{new_pepper()}\n") as name:
+        try:
+            os.link(name, place)
+        except FileExistsError:
+            return False
+    return True
+
+
+@contextmanager
+def _draft(place: Path, text: str) -> Iterator[str]:
+    """A file beside a place, with mode 0600, to be linked or moved there; its folder is on the disk afterwards."""
+    handle, name = tempfile.mkstemp(dir=place.parent, prefix=f".{place.name}-")
     try:
-        with os.fdopen(handle, "w") as file:
-            file.write(f"# Keys of service tokens, the current one first.\n{new_pepper()}\n")
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
+            file.write(text)
             file.flush()
             os.fsync(file.fileno())
-        with suppress(FileExistsError):
-            os.link(name, place)
-            folder = os.open(place.parent, os.O_RDONLY)
-            try:
-                os.fsync(folder)
-            finally:
-                os.close(folder)
-            return True
-        return False
+        yield name
+        folder = os.open(place.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
     finally:
-        os.unlink(name)
+        with suppress(FileNotFoundError):
+            os.unlink(name)

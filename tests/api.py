@@ -21,16 +21,29 @@ ROOT = Path(__file__).resolve().parents[1]
 
 
 class Api:
-    """``python -m examples.server``, or another command that starts it. log: the file its words go to."""
+    """``python -m examples.server``, or another command that starts it. log: the file its words go to.
 
-    def __init__(self, url: str, log: Path, *, port: int | None = None, command: Sequence[str] = ()) -> None:
+    options: more of its own. environment: DAL_… variables, of which it gets no others.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        log: Path,
+        *,
+        port: int | None = None,
+        command: Sequence[str] = (),
+        options: Sequence[str] = (),
+        environment: Mapping[str, str] | None = None,
+    ) -> None:
         self.port = port or free_port()
         self.log = log
         self._process: subprocess.Popen[bytes] | None = None
         self._command = [*command] or [
             *(sys.executable, "-m", "examples.server", "--log-level", "warning"),
-            *("--url", url, "--port", str(self.port)),
+            *("--url", url, "--port", str(self.port), *options),
         ]
+        self._environment = environment or {}
 
     @property
     def address(self) -> str:
@@ -39,6 +52,7 @@ class Api:
     def start(self) -> None:
         """Start it and wait until it is ready."""
         environment = {name: value for name, value in os.environ.items() if not name.startswith(("DAL_", "MAKE"))}
+        environment |= self._environment
         with self.log.open("ab") as log:
             self._process = subprocess.Popen(
                 self._command, cwd=ROOT, env=environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log

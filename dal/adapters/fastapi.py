@@ -14,8 +14,9 @@ Needs the extra: ``pip install 'workflow-dal[fastapi]'``.
 from __future__ import annotations
 
 import asyncio
+import ipaddress
 import logging
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from functools import cache
 from http import HTTPStatus
@@ -26,20 +27,23 @@ import msgspec
 from fastapi import APIRouter, Depends, FastAPI
 from fastapi.exception_handlers import http_exception_handler
 from fastapi.exceptions import RequestValidationError
+from fastapi.openapi.models import HTTPBearer
 from fastapi.requests import HTTPConnection, Request
 from fastapi.responses import JSONResponse, Response
+from fastapi.security.base import SecurityBase
 from msgspec.structs import replace
-from starlette.exceptions import HTTPException
+from starlette.exceptions import HTTPException, WebSocketException
 from starlette.requests import ClientDisconnect
 from starlette.types import Lifespan
 
-from dal.adapters.problems import MEDIA_TYPE, Fault, Problem, invalid_request, problem_of
+from dal.adapters.problems import MEDIA_TYPE, Fault, Problem, challenge_of, invalid_request, problem_of
 from dal.core.face import Async
 from dal.core.rows import Dialect
 from dal.core.schema import migrations
 from dal.dal import Dal, Health, Tx, aconnect
-from dal.errors import DalError, SchemaError, Unavailable
+from dal.errors import DalError, Invalid, SchemaError, TokenRefused, Unavailable
 from dal.settings import Settings
+from dal.stores.token_records import TokenRecord
 
 __all__ = [
     "Database",
@@ -47,8 +51,11 @@ __all__ = [
     "StructResponse",
     "Transaction",
     "add_problem_handlers",
+    "authenticate",
+    "bearer",
     "lifespan",
     "router",
+    "token",
 ]
 
 log = logging.getLogger("dal.http")
@@ -111,6 +118,99 @@ Transaction = Annotated[Tx[Async], Depends(open_transaction, scope="function")]
 ReadTransaction = Annotated[Tx[Async], Depends(open_read_transaction, scope="function")]
 
 
+# --- who asks ---------------------------------------------------------------------------------------------------------
+
+
+class _Bearer(SecurityBase):
+    def __init__(self) -> None:
+        self.model = HTTPBearer(description="A service token, as 'dal tokens mint' prints it.")
+        self.scheme_name = "token"
+
+    async def __call__(self, connection: HTTPConnection) -> str | None:
+        headers = connection.headers.getlist("authorization")
+        scheme, _, text = headers[0].partition(" ") if len(headers) == 1 else ("", "", "")
+        return text.strip() or None if scheme.lower() == "bearer" else None
+
+
+bearer = _Bearer()  # a dependency: the text behind "Authorization: Bearer", unchecked; None without, or with two
+Text = Annotated[str | None, Depends(bearer)]
+
+
+async def authenticate(
+    connection: HTTPConnection,
+    db: Dal[Async],
+    text: str | None,
+    *,
+    scopes: Sequence[str] = (),
+    workspace: str | None = None,
+    legacy: bool = False,
+) -> TokenRecord:
+    """The token that a request carries, if it may be used now, from the client's address, for this. One round trip.
+
+    text: what ``bearer`` gives. scopes, workspace, legacy: as for ``db.tokens.authenticate``. Raises HTTPException with
+    401 if there is no token, TokenRefused if it is refused; in a web socket WebSocketException for both.
+    """
+    try:
+        if text is not None:
+            return await db.tokens.authenticate(
+                text,
+                ip=_address(connection),
+                user_agent=connection.headers.get("user-agent"),
+                workspace=workspace,
+                scopes=scopes,
+                legacy=legacy,
+            )
+    except TokenRefused:
+        if connection.scope["type"] == "http":
+            raise
+    if connection.scope["type"] != "http":
+        raise WebSocketException(1008, "a service token is needed")
+    raise HTTPException(401, "A service token is needed: Authorization: Bearer dal_…", {"WWW-Authenticate": "Bearer"})
+
+
+def token(
+    *,
+    scopes: Sequence[str] | Callable[..., Any] = (),
+    workspace: Callable[..., Any] | None = None,
+    legacy: bool = False,
+) -> Callable[..., Awaitable[TokenRecord]]:
+    """A dependency that asks for a service token: ``Annotated[TokenRecord, Depends(token(scopes=["runs:read"]))]``.
+
+    scopes: what the token must grant, or a dependency that says so for each request. workspace: a dependency that gives
+    the id of the workspace that is asked for, or None: a function with the parameters of a handler. legacy: as for
+    ``db.tokens.authenticate``. Errors as for ``authenticate``.
+    """
+
+    if isinstance(scopes, str):
+        raise Invalid("takes a list of them, or a dependency", path="scopes")
+    wanted = Depends(scopes if callable(scopes) else _always([*scopes]))
+    place = Depends(workspace or _always(None))
+
+    async def caller(
+        connection: HTTPConnection, db: Database, text: Text, scopes: Any = wanted, workspace: Any = place
+    ) -> TokenRecord:
+        return await authenticate(connection, db, text, scopes=scopes, workspace=workspace, legacy=legacy)
+
+    return caller
+
+
+def _always(value: object) -> Callable[[], Awaitable[Any]]:
+    async def give() -> Any:
+        return value
+
+    return give
+
+
+def _address(connection: HTTPConnection) -> str | None:
+    """Where a request comes from, if that is an address: a socket in the file system has none."""
+    host = connection.client.host if connection.client else ""
+    try:
+        ipaddress.ip_address(host.partition("%")[0])
+    except ValueError:
+        return None
+    return host
+
+
 # --- what is sent back ------------------------------------------------------------------------------------------------
 
 
@@ -151,7 +251,8 @@ async def _answer_ours(request: Request, error: Exception) -> Response:
     problem = problem_of(error, _instance(request))
     if problem.status >= 500:
         _log(request, problem, error)
-    return ProblemResponse(problem, {"WWW-Authenticate": "Bearer"} if problem.status == 401 else None)
+    challenge = challenge_of(error)
+    return ProblemResponse(problem, {"WWW-Authenticate": challenge} if challenge else None)
 
 
 async def _answer_invalid(request: Request, error: Exception) -> Response:

@@ -102,13 +102,11 @@ def problem_of(error: DalError, instance: str) -> Problem:
     """The problem that an error is. instance: the path of the request, percent-encoded, without its query."""
     kinds = [kind for kind in type(error).__mro__ if issubclass(kind, DalError)]
     rule = next(_RULES[kind] for kind in kinds if kind in _RULES)
-    if isinstance(error, TokenRefused) and error.found in ("workspace", "scope"):
-        rule = _Rule(403)  # it is known who asks, and another token of theirs may do
     wait = max(1, math.ceil(error.retry_after)) if isinstance(error, Overloaded) else rule.wait
     return Problem(
         type=f"urn:workflow-dal:{_kebab(next(kind for kind in kinds if kind.__module__ == errors.__name__).__name__)}",
         title=_headline(kinds),
-        status=rule.status,
+        status=403 if _is_forbidden(error) else rule.status,
         detail=str(error) if rule.status < 500 else rule.advice,
         instance=instance,
         path=getattr(error, "path", None),
@@ -117,6 +115,18 @@ def problem_of(error: DalError, instance: str) -> Problem:
         constraint=getattr(error, "constraint", None),
         retry_after=wait or None,
     )
+
+
+def challenge_of(error: DalError) -> str | None:
+    """The WWW-Authenticate header (RFC 6750) of the answer to an error; None for one that has none."""
+    if not isinstance(error, TokenRefused):
+        return None
+    return f'Bearer error="{"insufficient_scope" if _is_forbidden(error) else "invalid_token"}"'
+
+
+def _is_forbidden(error: DalError) -> bool:
+    """Whether it is known who asks, and that it is not for them; a new token would not help."""
+    return isinstance(error, TokenRefused) and error.found in ("scope", "workspace")
 
 
 def invalid_request(faults: Sequence[Fault], instance: str) -> Problem:

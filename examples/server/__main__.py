@@ -16,7 +16,9 @@ from examples.server.app import create_app
 EPILOG = """
 A DSN with a password is better given as DAL_BACKEND=postgres and DAL_POSTGRES_DSN=… than as --url, which everybody on
 this machine can read. On SIGTERM running requests are finished and every connection is closed; a second Ctrl-C does not
-wait. GET /docs describes the API, /live and /ready are for whoever looks after the process.
+wait. GET /docs describes the API, /live and /ready are for whoever looks after the process. With --tokens every other
+request needs "Authorization: Bearer …"; "dal tokens mint NAME --scope read --scope write" on the same database prints a
+token for it.
 """
 
 
@@ -32,9 +34,14 @@ def read_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace
     add("--log-level", default="info", choices=["debug", "info", "warning", "error"], help="(%(default)s)")
     add("--grace", default=30, type=int, metavar="SECONDS", help="for running requests to end (%(default)s)")
     add("--no-migrate", action="store_true", help="refuse a database without the schema instead of making it")
+    add(
+        "--tokens", action="store_true", help="ask for a service token; without, X-Actor says who acts, and is believed"
+    )
     read = parser.parse_args(arguments)
     try:
         read.settings = Settings.load(read.url)
+        if read.tokens and read.settings.backend == "postgres" and not read.settings.peppers():
+            parser.error("--tokens needs DAL_TOKEN_PEPPERS on PostgreSQL; 'dal tokens pepper' makes one")
     except Invalid as error:
         parser.error(str(error))
     return read
@@ -47,7 +54,7 @@ def main() -> None:
     # Uvicorn sends itself the signal again when all is done, which would end us as if killed.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     uvicorn.run(
-        create_app(read.settings, migrate=not read.no_migrate),
+        create_app(read.settings, migrate=not read.no_migrate, with_tokens=read.tokens),
         host=read.host,
         port=read.port,
         log_level=read.log_level,

@@ -1,19 +1,37 @@
-"""The application: a database, the endpoints, the form of errors, the probes."""
+"""The application: a database, the endpoints, who may use them, the form of errors, the probes."""
 
 from __future__ import annotations
+
+import logging
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
 
 from fastapi import FastAPI
 
 from dal import Settings
 from dal.adapters.fastapi import add_problem_handlers, lifespan, router
-from examples.server.routes import runs, workflows
+from examples.server.routes import executions, runs, workflows
+
+log = logging.getLogger("server")
 
 
-def create_app(database: str | Settings | None = None, *, migrate: bool = True) -> FastAPI:
-    """A workflow server on a database, which gets its tables on starting unless migrate is False."""
-    app = FastAPI(title="Workflows", lifespan=lifespan(database, migrate=migrate))
+def create_app(database: str | Settings | None = None, *, migrate: bool = True, with_tokens: bool = False) -> FastAPI:
+    """A workflow server on a database, which gets its tables on starting unless migrate is False.
+
+    with_tokens: everything but the probes and the description asks for a service token that grants "read" or "write".
+    """
+    app = FastAPI(title="Workflows", lifespan=lifespan(database, migrate=migrate, inner=_say_how_to_begin))
+    app.state.with_tokens = with_tokens
     add_problem_handlers(app)
     app.include_router(router())
-    app.include_router(workflows)
-    app.include_router(runs)
+    for each in (workflows, runs, executions):
+        app.include_router(each)
     return app
+
+
+@asynccontextmanager
+async def _say_how_to_begin(app: FastAPI) -> AsyncGenerator[None]:
+    if app.state.with_tokens and not (await app.state.dal.tokens.list(limit=1)).items:
+        # Not a token itself: a log is read by many, and kept.
+        log.warning("there is no token yet: dal tokens mint NAME --scope read --scope write --url …")
+    yield

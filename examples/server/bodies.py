@@ -5,17 +5,23 @@ from __future__ import annotations
 from typing import Annotated
 
 from fastapi import Header, Query
+from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel, ConfigDict
 
-from dal import DraftAccess, Json, RunStatus
+from dal import DraftAccess, ExecutionStatus, Json, RunStatus
 
-# Who acts, for the audit trail. A real server takes it from a token that it has checked.
-Actor = Annotated[str, Header(alias="X-Actor")]
 # Sent again with the same request, it gets the first answer again.
 Key = Annotated[str | None, Header(alias="Idempotency-Key")]
 After = Annotated[str | None, Query(description="the `next` of the page before")]
 Limit = Annotated[int, Query(description="1 to 500")]
 Status = Annotated[RunStatus | None, Query()]
+Ended = Annotated[ExecutionStatus | None, Query()]
+Metadata = Annotated[str | None, Query(description='what they contain, as JSON: {"customer": "acme"}')]
+
+
+def refused(place: str, name: str, words: str) -> RequestValidationError:
+    """A request that is wrong in a way that FastAPI does not find by itself; place: header or query."""
+    return RequestValidationError([{"type": "value_error", "loc": (place, name), "msg": words}])
 
 
 class Body(BaseModel):
@@ -80,12 +86,31 @@ class Success(Body):
 
 
 class Failure(Body):
-    """POST /runs/{id}/fail."""
+    """POST /runs/{id}/fail, POST /executions/{id}/fail."""
 
     error: str
 
 
 class Cancellation(Body):
-    """POST /runs/{id}/cancel."""
+    """POST /runs/{id}/cancel, POST /executions/{id}/cancel."""
 
     reason: str | None = None
+
+
+class NewExecution(Body):
+    """POST /executions."""
+
+    execution_id: str
+    workflow_id: str
+    inputs: Json = {}
+    runnable_config: Json = None
+    tags: list[str] = []
+    metadata: Json = {}
+    run_name: str | None = None
+    trace_id: str | None = None
+
+
+class NewSteps(Body):
+    """POST /executions/{id}/steps: 1 to 1,000 of them, all or none."""
+
+    payloads: list[Json]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Annotated, TypeAlias
 
@@ -11,9 +11,10 @@ from fastapi import Depends, HTTPException, Request
 
 from dal import Async, Dal, Json, OutcomeUnknown, Tx
 from dal.adapters.fastapi import Database, StructResponse
-from examples.server.bodies import Actor, Key
+from examples.server.bodies import Key
+from examples.server.callers import Actor
 
-Change: TypeAlias = Callable[[Dal[Async] | Tx[Async]], Awaitable[msgspec.Struct]]
+Change: TypeAlias = Callable[[Dal[Async] | Tx[Async]], Awaitable[msgspec.Struct | Sequence[msgspec.Struct]]]
 
 
 @contextmanager

@@ -2,30 +2,39 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
 from uuid import UUID
 
+import msgspec
 from fastapi import APIRouter
+from fastapi.responses import StreamingResponse
 
 from dal.adapters.fastapi import Database, StructResponse
 from examples.server.bodies import (
-    Actor,
     After,
     Cancellation,
+    Ended,
     Failure,
     Key,
     Limit,
+    Metadata,
+    NewExecution,
     NewRun,
+    NewSteps,
     NewVersion,
     NewWorkflow,
     Publication,
     Status,
     Success,
     WorkflowChange,
+    refused,
 )
+from examples.server.callers import Actor, Admitted
 from examples.server.once import Once, repeatable
 
-workflows = APIRouter(prefix="/workflows", tags=["workflows"])
-runs = APIRouter(prefix="/runs", tags=["runs"])
+workflows = APIRouter(prefix="/workflows", tags=["workflows"], dependencies=[Admitted])
+runs = APIRouter(prefix="/runs", tags=["runs"], dependencies=[Admitted])
+executions = APIRouter(prefix="/executions", tags=["history"], dependencies=[Admitted])
 
 
 # --- workflows --------------------------------------------------------------------------------------------------------
@@ -169,3 +178,77 @@ async def cancel_run(id: UUID, actor: Actor, once: Once, body: Cancellation | No
 async def list_run_events(id: UUID, db: Database, after: After = None, limit: Limit = 50) -> StructResponse:
     """The audit trail of a run, oldest first."""
     return StructResponse(await db.runs.events(id, after=after, limit=limit))
+
+
+# --- history ----------------------------------------------------------------------------------------------------------
+
+
+@executions.post("", status_code=201)
+async def start_execution(body: NewExecution, once: Once) -> StructResponse:
+    """A running execution without steps."""
+    return await once(lambda db: db.history.start(**body.model_dump()), 201)
+
+
+@executions.get("")
+async def list_executions(
+    workflow_id: str, db: Database, status: Ended = None, metadata: Metadata = None, after: After = None,
+    limit: Limit = 50,
+) -> StructResponse:  # fmt: skip
+    """The executions of a workflow, newest first: all, those with a status, or those whose metadata contain these."""
+    if metadata is None:
+        return StructResponse(await db.history.list(workflow_id, status=status, after=after, limit=limit))
+    if status is not None:
+        raise refused("query", "metadata", "give status or metadata, not both")
+    try:
+        wanted = msgspec.json.decode(metadata)
+    except msgspec.DecodeError as error:
+        raise refused("query", "metadata", str(error)) from error
+    return StructResponse(await db.history.find(workflow_id, metadata=wanted, after=after, limit=limit))
+
+
+@executions.get("/{id}")
+async def get_execution(id: str, db: Database) -> StructResponse:
+    """One execution, without its steps."""
+    return StructResponse(await db.history.get(id))
+
+
+@executions.post("/{id}/steps", status_code=201)
+async def append_steps(id: str, body: NewSteps, once: Once) -> StructResponse:
+    """Add the next steps. Send an Idempotency-Key, and a request that is sent again adds none."""
+    return await once(lambda db: db.history.append_steps(id, body.payloads), 201)
+
+
+@executions.get("/{id}/steps")
+async def list_steps(id: str, db: Database, after: After = None, limit: Limit = 50) -> StructResponse:
+    """The steps of an execution, oldest first."""
+    return StructResponse(await db.history.steps(id, after=after, limit=limit))
+
+
+@executions.get("/{id}/steps/stream")
+async def stream_steps(id: str, db: Database, after: After = None) -> StreamingResponse:
+    """All steps of an execution, oldest first, a JSON document a line, however many there are."""
+    await db.history.get(id)  # once the answer has begun, there is no other status to be told
+
+    async def lines() -> AsyncIterator[bytes]:
+        async for step in db.history.stream(id, after=after):
+            yield msgspec.json.encode(step) + b"\n"
+
+    return StreamingResponse(lines(), media_type="application/x-ndjson")
+
+
+@executions.post("/{id}/complete")
+async def complete_execution(id: str, once: Once) -> StructResponse:
+    """running → completed."""
+    return await once(lambda db: db.history.complete(id))
+
+
+@executions.post("/{id}/fail")
+async def fail_execution(id: str, body: Failure, once: Once) -> StructResponse:
+    """running → error."""
+    return await once(lambda db: db.history.fail(id, body.error))
+
+
+@executions.post("/{id}/cancel")
+async def cancel_execution(id: str, once: Once, body: Cancellation | None = None) -> StructResponse:
+    """running → cancelled."""
+    return await once(lambda db: db.history.cancel(id, body.reason if body else None))

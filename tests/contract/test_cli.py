@@ -84,7 +84,17 @@ def test_python_m_dal_is_the_program() -> None:
 
 
 @pytest.mark.parametrize(
-    "command", [[], ["demo"], ["doctor"], ["schema"], *(["schema", c] for c in ("status", "apply"))]
+    "command",
+    [
+        [],
+        ["demo"],
+        ["doctor"],
+        ["schema"],
+        ["schema", "status"],
+        ["schema", "apply"],
+        ["tokens"],
+        ["tokens", "audit", "verify"],
+    ],
 )
 def test_every_command_has_help(run: Run, command: list[str]) -> None:
     said = run(*command, "--help")
@@ -104,7 +114,10 @@ def test_a_wrong_command_line_exits_with_2(run: Run, arguments: list[str]) -> No
     assert "Traceback" not in said.err
 
 
-COMMANDS = [["schema", "status"], ["schema", "apply"], ["schema", "verify"], ["doctor"], ["demo"]]
+COMMANDS = [
+    *(["schema", "status"], ["schema", "apply"], ["schema", "verify"], ["doctor"], ["demo"]),
+    *(["tokens", "list"], ["tokens", "audit", "verify"], ["tokens", "pepper", "--rows"]),
+]
 
 
 @pytest.mark.parametrize("command", COMMANDS, ids=" ".join)

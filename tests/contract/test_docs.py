@@ -32,6 +32,7 @@ import dal
 from dal import Dal, DalError, Run, Settings, Sync, Workflow, cli, errors
 from dal.core.catalog import Catalog
 from dal.dal import MODELS_BY_NAME
+from tests.cells import PEPPERS
 from tests.server import Server
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -257,7 +258,10 @@ def test_a_snippet_of_the_documents_does_what_it_says(block: Block, sessions: Se
     sessions.of(block.file).run(block)
 
 
-def test_the_examples_of_the_readme_answer_the_same_on_postgresql(tmp_path: Path, postgres_url: str) -> None:
+def test_the_examples_of_the_readme_answer_the_same_on_postgresql(
+    tmp_path: Path, postgres_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DAL_TOKEN_PEPPERS", PEPPERS)  # which SQLite makes by itself
     blocks = [block for block in BLOCKS[ROOT / "README.md"] if block.language in ("python", "output")]
     session = Session(blocks, tmp_path, sqlite=postgres_url)
     for block in blocks:
