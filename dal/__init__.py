@@ -4,10 +4,12 @@ from dal import errors
 from dal.core.cursors import Page
 from dal.core.face import Async, Sync
 from dal.core.rows import Json
+from dal.core.search import Snippet
 from dal.dal import Dal, Health, Tx, aconnect, connect
 from dal.errors import (
     AlreadyExists,
     AlreadyPublished,
+    AttachmentNotFound,
     CatalogError,
     Closed,
     Conflict,
@@ -21,6 +23,7 @@ from dal.errors import (
     Invalid,
     InvalidState,
     InvalidTransition,
+    ItemNotFound,
     KeyNotFound,
     LeaseLost,
     NotFound,
@@ -32,6 +35,7 @@ from dal.errors import (
     RevisionConflict,
     RunNotFound,
     SchemaError,
+    ThreadNotFound,
     TransactionAborted,
     TriggerNotFound,
     Unavailable,
@@ -41,6 +45,7 @@ from dal.errors import (
     WorkflowNotFound,
 )
 from dal.settings import Settings
+from dal.stores.chat import Attachment, Hit, Item, Thread
 from dal.stores.crons import Cron
 from dal.stores.history import Execution, ExecutionStatus, Step
 from dal.stores.keys import Key
@@ -54,6 +59,8 @@ __all__ = [
     "AlreadyExists",
     "AlreadyPublished",
     "Async",
+    "Attachment",
+    "AttachmentNotFound",
     "CatalogError",
     "Closed",
     "Conflict",
@@ -70,10 +77,13 @@ __all__ = [
     "ExecutionStatus",
     "HandleTaken",
     "Health",
+    "Hit",
     "IdempotencyConflict",
     "Invalid",
     "InvalidState",
     "InvalidTransition",
+    "Item",
+    "ItemNotFound",
     "Json",
     "Key",
     "KeyNotFound",
@@ -92,8 +102,11 @@ __all__ = [
     "RunStatus",
     "SchemaError",
     "Settings",
+    "Snippet",
     "Step",
     "Sync",
+    "Thread",
+    "ThreadNotFound",
     "TransactionAborted",
     "TriggerNotFound",
     "Tx",

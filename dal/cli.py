@@ -198,6 +198,10 @@ def apply(url: Url = None) -> None:
         found = schema.status()
     for migration in done:
         print(f"  applied  {migration.label}")
+    with connect(settings, migrate=False) as db:
+        count = sum(iter(db.workflows.make_searchable, 0))
+    if count:
+        print(f"  made searchable  {count} workflow{'' if count == 1 else 's'} of an earlier version")
     print(f"{where(settings)}: migration {found.version} of {found.latest}{'' if done else ', nothing to do'}")
 
 

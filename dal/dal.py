@@ -24,6 +24,7 @@ from dal.core.sqlite_door import SqliteDoor
 from dal.core.sqlite_file import File
 from dal.errors import CatalogError, Invalid
 from dal.settings import Settings
+from dal.stores.chat import Attachment, Chat, FoundText, Item, Thread
 from dal.stores.crons import Cron
 from dal.stores.history import Execution, History, Step, StreamedStep
 from dal.stores.keys import Asked, Claim, Claims, Key, Keys
@@ -32,7 +33,7 @@ from dal.stores.runs import Run, Runs, StatusCount
 from dal.stores.triggers import Triggers
 from dal.stores.versions import Version, Versions
 from dal.stores.webhooks import Webhook
-from dal.stores.workflows import Event, Workflow, Workflows
+from dal.stores.workflows import Event, FoundWorkflow, NamedWorkflow, Workflow, Workflows
 
 T = TypeVar("T")
 Clock = Callable[[], datetime]
@@ -51,9 +52,10 @@ class Health(Struct, frozen=True):
 
 
 _MODELS: tuple[type[Struct], ...] = (
-    *(Workflow, Event, Version, Run, StatusCount, Key, Claim),
+    *(Workflow, FoundWorkflow, NamedWorkflow, Event, Version, Run, StatusCount, Key, Claim),
     *(Cron, Webhook, RetryPolicy, FailedRun),
     *(Execution, Step, StreamedStep),
+    *(Thread, Item, Attachment, FoundText),
     *MODELS,
 )
 MODELS_BY_NAME = {model.__name__: model for model in _MODELS}
@@ -75,6 +77,7 @@ class Stores(Store[M]):
         self.triggers: Triggers[M] = Triggers(runner, clock)
         self.keys: Keys[M] = Keys(runner, clock)
         self.history: History[M] = History(runner, clock)
+        self.chat: Chat[M] = Chat(runner, clock)
 
 
 class Tx(Stores[M]):
@@ -288,8 +291,10 @@ def load_catalog(settings: Settings) -> Catalog:
     return catalog
 
 
-def _prepare(settings: Settings, migrate: bool | None, clock: Clock) -> tuple[Catalog, File | None]:
-    """Load the queries and bring or check the schema. The file is open afterwards; on PostgreSQL there is none."""
+def _prepare(settings: Settings, migrate: bool | None, clock: Clock) -> tuple[Catalog, File | None, bool]:
+    """Load the queries, bring or check the schema, and say whether it was changed. The file is open afterwards; on
+    PostgreSQL there is none."""
+    changed = False
     catalog = load_catalog(settings)
     file = File(settings) if settings.backend == "sqlite" else None
     try:
@@ -297,7 +302,7 @@ def _prepare(settings: Settings, migrate: bool | None, clock: Clock) -> tuple[Ca
         try:
             schema = Schema(door, catalog, clock)
             if migrate or (migrate is None and file is not None):
-                schema.apply()
+                changed = bool(schema.apply())
             schema.require()
         finally:
             door.close()
@@ -305,7 +310,7 @@ def _prepare(settings: Settings, migrate: bool | None, clock: Clock) -> tuple[Ca
         if file is not None:
             file.close()
         raise
-    return catalog, file
+    return catalog, file, changed
 
 
 def connect(
@@ -319,9 +324,16 @@ def connect(
     Raises Invalid, SchemaError, CatalogError, Unavailable.
     """
     settings = Settings.load(database)
-    catalog, file = _prepare(settings, migrate, clock)
+    catalog, file, changed = _prepare(settings, migrate, clock)
     engine = PostgresSync(settings, catalog) if file is None else SqliteSync(file, catalog)
-    return Dal(engine, settings, clock)
+    db: Dal[Sync] = Dal(engine, settings, clock)
+    try:
+        while changed and db.workflows.make_searchable():
+            pass
+    except BaseException:
+        db.close()
+        raise
+    return db
 
 
 class aconnect:
@@ -344,19 +356,21 @@ class aconnect:
         settings = Settings.load(database)
         preparing = asyncio.ensure_future(asyncio.to_thread(_prepare, settings, migrate, clock))
         try:
-            catalog, file = await asyncio.shield(preparing)
+            catalog, file, changed = await asyncio.shield(preparing)
         except asyncio.CancelledError:
             preparing.add_done_callback(_close_prepared)
             raise
-        if file is not None:
-            return Dal(SqliteAsync(file, catalog), settings, clock)
-        engine = PostgresAsync(settings, catalog)
+        engine = PostgresAsync(settings, catalog) if file is None else SqliteAsync(file, catalog)
+        db: Dal[Async] = Dal(engine, settings, clock)
         try:
-            await engine.open()
+            if isinstance(engine, PostgresAsync):
+                await engine.open()
+            while changed and await db.workflows.make_searchable():
+                pass
         except BaseException:
             await engine.close()
             raise
-        return Dal(engine, settings, clock)
+        return db
 
     async def __aenter__(self) -> Dal[Async]:
         self._db = await self._open()
@@ -369,7 +383,7 @@ class aconnect:
         await self._db.close()
 
 
-def _close_prepared(preparing: asyncio.Future[tuple[Catalog, File | None]]) -> None:
+def _close_prepared(preparing: asyncio.Future[tuple[Catalog, File | None, bool]]) -> None:
     """Close a file that was opened for a caller who has been cancelled since."""
     if not preparing.cancelled() and preparing.exception() is None:
         file = preparing.result()[1]

@@ -3,7 +3,8 @@
     DalError
     ├─ Invalid (also ValueError; .path)         bad argument; nothing was sent
     ├─ NotFound (also LookupError)
-    │  └─ WorkflowNotFound, VersionNotFound, RunNotFound, TriggerNotFound, KeyNotFound, ExecutionNotFound
+    │  ├─ WorkflowNotFound, VersionNotFound, RunNotFound, TriggerNotFound, KeyNotFound, ExecutionNotFound
+    │  └─ ThreadNotFound, ItemNotFound, AttachmentNotFound
     ├─ Conflict (.constraint)
     │  └─ AlreadyExists, HandleTaken, RevisionConflict, IdempotencyConflict, ConstraintViolated
     ├─ InvalidState (.found)
@@ -105,6 +106,18 @@ class KeyNotFound(NotFound):
 
 class ExecutionNotFound(NotFound):
     """No execution has this id."""
+
+
+class ThreadNotFound(NotFound):
+    """The owner has no chat thread with this id."""
+
+
+class ItemNotFound(NotFound):
+    """The chat thread has no item with this id."""
+
+
+class AttachmentNotFound(NotFound):
+    """The owner has no attachment with this id."""
 
 
 class Conflict(DalError):
