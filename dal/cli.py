@@ -20,7 +20,7 @@ from dal import demo as demonstration
 from dal import doctor as examination
 from dal.core.rows import Dialect
 from dal.core.schema import app_version
-from dal.dal import load_catalog, open_schema
+from dal.dal import connect, load_catalog, open_schema
 from dal.errors import DalError, SchemaError
 from dal.guard import gates, pages, stubs
 from dal.guard.capture import CannotCapture

@@ -75,7 +75,7 @@ class Queries:
         """chat.sql: Take an attachment away; what it names stays where it is stored."""
 
     async def search_chat(self, *, owner: str, words: str, before_thread: int, before_item: int, limit: int) -> list[FoundText]:
-        """chat.sql: What an owner finds by words: threads by their titles, then items by their text, those last written first. Of an item that is found by several pieces, the first. before_thread, before_item: 2^53 for the first page, 0 where a list is over. Planned with its values: what many have is found soonest in the order of the page, what few have in the index."""
+        """chat.sql: What an owner finds by words: threads by their titles, then items by their text, those added last first. Of an item that is found by several pieces, the first. before_thread, before_item: 2^52 for the first page, 0 where a list is over. What few rows have is found in the index and sorted; what more have, in the order of the page. Which it is, the rows themselves tell: f and g are some of those that have the words, in whatever order, and all of them if there are few. The planner could not tell, since it knows nothing of rare words. So each way is written such that no other index fits it: f and g look for an owner and a number that are no columns, the others for terms that are none; and an owner's rows are a stretch of an index, lest the planner sort all of a busy owner's."""
 
     async def create_execution(self, *, execution_id: str, workflow_id: str, inputs: Json, runnable_config: Json | None, tags: Json, callbacks: Json, metadata: Json, run_name: str | None, trace_id: str | None, now: datetime) -> Execution | None:
         """history.sql: A running execution without steps. No row: there is one with this id."""
@@ -297,7 +297,7 @@ class Queries:
         """workflows.sql: The audit trail of a workflow, oldest first, one page; after is 0 for the first."""
 
     async def search_workflows(self, *, name_words: str, words: str, before_name: int, before: int, limit: int) -> list[FoundWorkflow]:
-        """workflows.sql: Active workflows that have all words, the last one the beginning of one: those that have them all in their name, then the others, each those made last first. name_words, words: the same behind n, behind t. before_name, before: 2^53 for the first page, 0 where a list is over. Planned with its values: what many have is found soonest in the order of the page, what few have in the index."""
+        """workflows.sql: Active workflows that have all words, the last one the beginning of one: those that have them all in their name, then the others, of each those made last first. name_words, words: the same behind n, behind t. before_name, before: 2^52 for the first page, 0 where a list is over. What few have is found in the index and sorted; what more have, in the order of the page; see search_chat."""
 
     async def search_workflows_all(self, *, name_words: str, words: str, before_name: int, before: int, limit: int) -> list[FoundWorkflow]:
         """workflows.sql: The same, archived workflows too."""

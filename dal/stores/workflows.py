@@ -28,7 +28,7 @@ from dal.core.cursors import (
 )
 from dal.core.face import M, Queries, Store, applied, missing, statement, transaction
 from dal.core.rows import Applied, Json, check_bool, check_int, check_text
-from dal.core.search import keyed, wanted, words
+from dal.core.search import wanted, words
 from dal.digests import uuid7
 from dal.errors import (
     AlreadyExists,
@@ -128,12 +128,12 @@ def _check_description(value: str | None) -> str | None:
     return None if value is None else check_length(value, "description", 0, 1024)
 
 
-def _terms(text: str) -> str:
-    return keyed(words(text), "t") + " "
+def _terms(text: str, key: str = "t") -> str:
+    return "".join(f"{key}{word} " for word in words(text))
 
 
 def _name_terms(name: str) -> str:
-    return keyed(words(name), "n") + " " + _terms(name)
+    return _terms(name, "n") + _terms(name)
 
 
 def _tag_terms(tags: Sequence[str]) -> str:

@@ -371,38 +371,73 @@ select id, owner, thread_id, type, name, mime_type, details, storage_path, creat
 delete from chat_attachments where id = :id and owner = :owner;
 
 -- name: search_chat(owner, words, before_thread, before_item, limit)
--- What an owner finds by words: threads by their titles, then items by their text, those last written first. Of an item
--- that is found by several pieces, the first. before_thread, before_item: 2^52 for the first page, 0 where a list is over.
--- Planned with its values: what many have is found soonest in the order of the page, what few have in the index.
+-- What an owner finds by words: threads by their titles, then items by their text, those added last first. Of an item that
+-- is found by several pieces, the first. before_thread, before_item: 2^52 for the first page, 0 where a list is over.
+-- What few rows have is found in the index and sorted; what more have, in the order of the page. Which it is, the rows
+-- themselves tell: f and g are some of those that have the words, in whatever order, and all of them if there are few. The
+-- planner could not tell, since it knows nothing of rare words. So each way is written such that no other index fits it: f
+-- and g look for an owner and a number that are no columns, the others for terms that are none; and an owner's rows are a
+-- stretch of an index, lest the planner sort all of a busy owner's.
 -- params: owner text, words text, before_thread int, before_item int, limit int
 -- returns: FoundText
 -- class: page
--- plan: custom
+-- plan: rows 1500
+with q as (
+    select ('''' || replace(:words, ' ', ''' & ''') || ''':*')::tsquery as query
+), f as materialized (
+    select t.number
+      from chat_threads t
+     where array_to_tsvector(string_to_array(t.title_terms, ' ')) @@ (select q.query from q)
+       and t.owner || '' = :owner and t.number + 0 < :before_thread
+     fetch first (2 * :limit::bigint) rows only
+), g as materialized (
+    select x.item, x.piece, x.first
+      from chat_texts x
+     where array_to_tsvector(string_to_array(x.terms, ' ')) @@ (select q.query from q)
+       and x.owner || '' = :owner and x.item + 0 < :before_item
+     fetch first (20 * :limit::bigint) rows only
+)
 select thread_id, title, item_id, number, is_title, created_at, text
-  from ((select t.id as thread_id, t.title, null as item_id, t.number, true as is_title, t.created_at, t.title as text
-           from chat_threads t
-          where t.owner = :owner and t.number < :before_thread
-            and array_to_tsvector(string_to_array(t.title_terms, ' '))
-                @@ ('''' || replace(:words, ' ', ''' & ''') || ''':*')::tsquery
-          order by t.number desc
-          limit :limit)
-          union all
+  from (select t.id as thread_id, t.title, null as item_id, t.number, true as is_title, t.created_at, t.title as text
+          from ((select f.number
+                   from f
+                  where (select count(*) from f) < 2 * :limit
+                  order by f.number desc
+                  limit :limit)
+                  union all
+                (select t.number
+                   from chat_threads t
+                  where (select count(*) from f) >= 2 * :limit
+                    and (t.owner, t.number) < (:owner, :before_thread) and (t.owner, t.number) >= (:owner, 0)
+                    and array_to_tsvector(string_to_array(t.title_terms || '', ' ')) @@ (select q.query from q)
+                  order by t.owner desc, t.number desc
+                  limit :limit)) x
+          join chat_threads t on t.number = x.number
+         union all
         select t.id, t.title, i.id, i.number, false, i.created_at, substr(i.body, x.first::integer, 65536)
-          from (select x.item, x.first
-                  from chat_texts x
-                 where x.owner = :owner and x.item < :before_item
-                   and array_to_tsvector(string_to_array(x.terms, ' '))
-                       @@ ('''' || replace(:words, ' ', ''' & ''') || ''':*')::tsquery
-                   and case when x.piece = 0 then true
-                       else exists (select from chat_items c where c.number = x.item and c.pieces > x.piece)
-                            and not exists (
-                                select
-                                  from chat_texts o
-                                 where o.item = x.item and o.piece < x.piece
-                                   and array_to_tsvector(string_to_array(o.terms, ' '))
-                                       @@ ('''' || replace(:words, ' ', ''' & ''') || ''':*')::tsquery) end
-                 order by x.item desc, x.piece desc
-                 limit :limit) x
+          from ((select distinct on (g.item) g.item, g.first
+                   from g
+                  where (select count(*) from g) < 20 * :limit
+                    and case when g.piece = 0 then true
+                        else g.piece < (select c.pieces from chat_items c where c.number = g.item) end
+                  order by g.item desc, g.piece
+                  limit :limit)
+                  union all
+                (select x.item, x.first
+                   from chat_texts x
+                  where (select count(*) from g) >= 20 * :limit
+                    and (x.owner, x.item) < (:owner, :before_item) and (x.owner, x.item) >= (:owner, 0)
+                    and array_to_tsvector(string_to_array(x.terms || '', ' ')) @@ (select q.query from q)
+                    and case when x.piece = 0 then true
+                        else x.piece < (select c.pieces from chat_items c where c.number = x.item)
+                             and not exists (
+                                 select
+                                   from chat_texts o
+                                  where o.item = x.item and o.piece < x.piece
+                                    and array_to_tsvector(string_to_array(o.terms || '', ' '))
+                                        @@ (select q.query from q)) end
+                  order by x.owner desc, x.item desc, x.piece desc
+                  limit :limit)) x
           join chat_items i on i.number = x.item
           join chat_threads t on t.id = i.thread_id) h
  order by is_title desc, number desc

@@ -328,42 +328,83 @@ select number, actor, action, at, metadata
 
 -- name: search_workflows(name_words, words, before_name, before, limit)
 -- Active workflows that have all words, the last one the beginning of one: those that have them all in their name, then the
--- others, each those made last first. name_words, words: the same behind n, behind t. before_name, before: 2^52 for the
--- first page, 0 where a list is over.
--- Planned with its values: what many have is found soonest in the order of the page, what few have in the index.
+-- others, of each those made last first. name_words, words: the same behind n, behind t. before_name, before: 2^52 for the
+-- first page, 0 where a list is over. What few have is found in the index and sorted; what more have, in the order of the
+-- page; see search_chat.
 -- params: name_words text, words text, before_name int, before int, limit int
 -- returns: FoundWorkflow
 -- class: page
--- plan: custom
+-- plan: rows 5000
+with n as (
+    select ('''' || replace(:name_words, ' ', ''' & ''') || ''':*')::tsquery as in_name,
+           ('''' || replace(:words, ' ', ''' & ''') || ''':*')::tsquery as in_any
+), q as (
+    select n.in_name, n.in_any && !! n.in_name as in_others from n
+), f as materialized (
+    select x.number, x.workflow_id
+      from workflow_texts x
+     where :before_name > 20 * :limit::bigint
+       and array_to_tsvector(string_to_array(rtrim(x.name_terms || x.description_terms || x.tag_terms), ' '))
+           @@ (select q.in_name from q)
+       and x.number + 0 < :before_name
+     fetch first (20 * :limit::bigint) rows only
+), g as materialized (
+    select x.number, x.workflow_id
+      from workflow_texts x
+     where :before > 20 * :limit::bigint
+       and array_to_tsvector(string_to_array(rtrim(x.name_terms || x.description_terms || x.tag_terms), ' '))
+           @@ (select q.in_others from q)
+       and x.number + 0 < :before
+     fetch first (20 * :limit::bigint) rows only
+)
 select id, handle, name, slug, description, tags, draft_access, is_archived, is_public, published_at, published_by,
        require_login, chat_config, revision, created_at, created_by, updated_at,
        number, is_name
-  from ((select w.id, w.handle, w.name, w.slug, w.description, w.tags, w.draft_access, w.is_archived, w.is_public,
-                w.published_at, w.published_by, w.require_login, w.chat_config, w.revision, w.created_at,
-                w.created_by, w.updated_at,
-                x.number, true as is_name
-           from workflow_texts x
-           join workflows w on w.id = x.workflow_id
-          where x.number < :before_name
-            and not w.is_archived
-            and array_to_tsvector(string_to_array(rtrim(x.name_terms || x.description_terms || x.tag_terms), ' '))
-                @@ ('''' || replace(:name_words, ' ', ''' & ''') || ''':*')::tsquery
-          order by x.number desc
-          limit :limit)
-          union all
-        (select w.id, w.handle, w.name, w.slug, w.description, w.tags, w.draft_access, w.is_archived, w.is_public,
-                w.published_at, w.published_by, w.require_login, w.chat_config, w.revision, w.created_at,
-                w.created_by, w.updated_at,
-                x.number, false
-           from workflow_texts x
-           join workflows w on w.id = x.workflow_id
-          where x.number < :before
-            and not w.is_archived
-            and array_to_tsvector(string_to_array(rtrim(x.name_terms || x.description_terms || x.tag_terms), ' '))
-                @@ (('''' || replace(:words, ' ', ''' & ''') || ''':*')::tsquery
-                    && !! ('''' || replace(:name_words, ' ', ''' & ''') || ''':*')::tsquery)
-          order by x.number desc
-          limit :limit)) h
+  from (select w.id, w.handle, w.name, w.slug, w.description, w.tags, w.draft_access, w.is_archived, w.is_public,
+               w.published_at, w.published_by, w.require_login, w.chat_config, w.revision, w.created_at,
+               w.created_by, w.updated_at,
+               x.number, true as is_name
+          from ((select f.number, f.workflow_id
+                   from f
+                  where (select count(*) from f) < 20 * :limit
+                    and not (select o.is_archived from workflows o where o.id = f.workflow_id)
+                  order by f.number desc
+                  limit :limit)
+                  union all
+                (select x.number, x.workflow_id
+                   from workflow_texts x
+                  where ((select count(*) from f) >= 20 * :limit or :before_name <= 20 * :limit::bigint)
+                    and x.number < :before_name
+                    and array_to_tsvector(string_to_array(
+                            rtrim(x.name_terms || x.description_terms || x.tag_terms || ' '), ' '))
+                        @@ (select q.in_name from q)
+                    and not (select o.is_archived from workflows o where o.id = x.workflow_id)
+                  order by x.number desc
+                  limit :limit)) x
+          join workflows w on w.id = x.workflow_id
+         union all
+        select w.id, w.handle, w.name, w.slug, w.description, w.tags, w.draft_access, w.is_archived, w.is_public,
+               w.published_at, w.published_by, w.require_login, w.chat_config, w.revision, w.created_at,
+               w.created_by, w.updated_at,
+               x.number, false
+          from ((select g.number, g.workflow_id
+                   from g
+                  where (select count(*) from g) < 20 * :limit
+                    and not (select o.is_archived from workflows o where o.id = g.workflow_id)
+                  order by g.number desc
+                  limit :limit)
+                  union all
+                (select x.number, x.workflow_id
+                   from workflow_texts x
+                  where ((select count(*) from g) >= 20 * :limit or :before <= 20 * :limit::bigint)
+                    and x.number < :before
+                    and array_to_tsvector(string_to_array(
+                            rtrim(x.name_terms || x.description_terms || x.tag_terms || ' '), ' '))
+                        @@ (select q.in_others from q)
+                    and not (select o.is_archived from workflows o where o.id = x.workflow_id)
+                  order by x.number desc
+                  limit :limit)) x
+          join workflows w on w.id = x.workflow_id) h
  order by is_name desc, number desc
  limit :limit;
 
@@ -372,34 +413,73 @@ select id, handle, name, slug, description, tags, draft_access, is_archived, is_
 -- params: name_words text, words text, before_name int, before int, limit int
 -- returns: FoundWorkflow
 -- class: page
--- plan: custom
+-- plan: rows 5000
+with n as (
+    select ('''' || replace(:name_words, ' ', ''' & ''') || ''':*')::tsquery as in_name,
+           ('''' || replace(:words, ' ', ''' & ''') || ''':*')::tsquery as in_any
+), q as (
+    select n.in_name, n.in_any && !! n.in_name as in_others from n
+), f as materialized (
+    select x.number, x.workflow_id
+      from workflow_texts x
+     where :before_name > 20 * :limit::bigint
+       and array_to_tsvector(string_to_array(rtrim(x.name_terms || x.description_terms || x.tag_terms), ' '))
+           @@ (select q.in_name from q)
+       and x.number + 0 < :before_name
+     fetch first (20 * :limit::bigint) rows only
+), g as materialized (
+    select x.number, x.workflow_id
+      from workflow_texts x
+     where :before > 20 * :limit::bigint
+       and array_to_tsvector(string_to_array(rtrim(x.name_terms || x.description_terms || x.tag_terms), ' '))
+           @@ (select q.in_others from q)
+       and x.number + 0 < :before
+     fetch first (20 * :limit::bigint) rows only
+)
 select id, handle, name, slug, description, tags, draft_access, is_archived, is_public, published_at, published_by,
        require_login, chat_config, revision, created_at, created_by, updated_at,
        number, is_name
-  from ((select w.id, w.handle, w.name, w.slug, w.description, w.tags, w.draft_access, w.is_archived, w.is_public,
-                w.published_at, w.published_by, w.require_login, w.chat_config, w.revision, w.created_at,
-                w.created_by, w.updated_at,
-                x.number, true as is_name
-           from workflow_texts x
-           join workflows w on w.id = x.workflow_id
-          where x.number < :before_name
-            and array_to_tsvector(string_to_array(rtrim(x.name_terms || x.description_terms || x.tag_terms), ' '))
-                @@ ('''' || replace(:name_words, ' ', ''' & ''') || ''':*')::tsquery
-          order by x.number desc
-          limit :limit)
-          union all
-        (select w.id, w.handle, w.name, w.slug, w.description, w.tags, w.draft_access, w.is_archived, w.is_public,
-                w.published_at, w.published_by, w.require_login, w.chat_config, w.revision, w.created_at,
-                w.created_by, w.updated_at,
-                x.number, false
-           from workflow_texts x
-           join workflows w on w.id = x.workflow_id
-          where x.number < :before
-            and array_to_tsvector(string_to_array(rtrim(x.name_terms || x.description_terms || x.tag_terms), ' '))
-                @@ (('''' || replace(:words, ' ', ''' & ''') || ''':*')::tsquery
-                    && !! ('''' || replace(:name_words, ' ', ''' & ''') || ''':*')::tsquery)
-          order by x.number desc
-          limit :limit)) h
+  from (select w.id, w.handle, w.name, w.slug, w.description, w.tags, w.draft_access, w.is_archived, w.is_public,
+               w.published_at, w.published_by, w.require_login, w.chat_config, w.revision, w.created_at,
+               w.created_by, w.updated_at,
+               x.number, true as is_name
+          from ((select f.number, f.workflow_id
+                   from f
+                  where (select count(*) from f) < 20 * :limit
+                  order by f.number desc
+                  limit :limit)
+                  union all
+                (select x.number, x.workflow_id
+                   from workflow_texts x
+                  where ((select count(*) from f) >= 20 * :limit or :before_name <= 20 * :limit::bigint)
+                    and x.number < :before_name
+                    and array_to_tsvector(string_to_array(
+                            rtrim(x.name_terms || x.description_terms || x.tag_terms || ' '), ' '))
+                        @@ (select q.in_name from q)
+                  order by x.number desc
+                  limit :limit)) x
+          join workflows w on w.id = x.workflow_id
+         union all
+        select w.id, w.handle, w.name, w.slug, w.description, w.tags, w.draft_access, w.is_archived, w.is_public,
+               w.published_at, w.published_by, w.require_login, w.chat_config, w.revision, w.created_at,
+               w.created_by, w.updated_at,
+               x.number, false
+          from ((select g.number, g.workflow_id
+                   from g
+                  where (select count(*) from g) < 20 * :limit
+                  order by g.number desc
+                  limit :limit)
+                  union all
+                (select x.number, x.workflow_id
+                   from workflow_texts x
+                  where ((select count(*) from g) >= 20 * :limit or :before <= 20 * :limit::bigint)
+                    and x.number < :before
+                    and array_to_tsvector(string_to_array(
+                            rtrim(x.name_terms || x.description_terms || x.tag_terms || ' '), ' '))
+                        @@ (select q.in_others from q)
+                  order by x.number desc
+                  limit :limit)) x
+          join workflows w on w.id = x.workflow_id) h
  order by is_name desc, number desc
  limit :limit;
 

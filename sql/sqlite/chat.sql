@@ -464,23 +464,28 @@ delete from chat_attachments where id = :id and owner = :owner;
 select thread_id, title, item_id, number, is_title, created_at, text
   from (select t.id as thread_id, t.title, null as item_id, t.number, 1 as is_title, t.created_at, t.title as text
           from (select f.rowid as number
-                  from chat_threads_fts f cross join chat_threads o on o.number = f.rowid
+                  from chat_threads_fts f
                  where chat_threads_fts match '"' || replace(:words, ' ', '" AND "') || '" *'
-                   and f.rowid < :before_thread and o.owner = :owner
+                   and f.rowid < :before_thread
+                   and (select o.owner from chat_threads o where o.number = f.rowid) = :owner
                  order by f.rowid desc
                  limit :limit) x
          cross join chat_threads t on t.number = x.number
          union all
         select t.id, t.title, i.id, i.number, 0, i.created_at, substr(i.body, x.first, 65536)
-          from (select c.item, c.first
-                  from chat_texts_fts f cross join chat_texts c on c.item = f.rowid / 1024 and c.piece = f.rowid % 1024
+          from (select f.rowid / 1024 as item,
+                       (select c.first from chat_texts c where c.item = f.rowid / 1024 and c.piece = f.rowid % 1024)
+                           as first
+                  from chat_texts_fts f
                  where chat_texts_fts match '"' || replace(:words, ' ', '" AND "') || '" *'
-                   and f.rowid < :before_item * 1024 and c.owner = :owner
-                   and not exists (
+                   and f.rowid < :before_item * 1024
+                   and (select c.owner from chat_texts c where c.item = f.rowid / 1024 and c.piece = f.rowid % 1024)
+                       = :owner
+                   and case when f.rowid % 1024 = 0 then true else not exists (
                        select 1
                          from chat_texts_fts
                         where chat_texts_fts match '"' || replace(:words, ' ', '" AND "') || '" *'
-                          and rowid >= c.item * 1024 and rowid < c.item * 1024 + c.piece)
+                          and rowid >= f.rowid / 1024 * 1024 and rowid < f.rowid) end
                  order by f.rowid desc
                  limit :limit) x
          cross join chat_items i on i.number = x.item

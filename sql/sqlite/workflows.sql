@@ -213,28 +213,36 @@ select id, handle, name, slug, description, tags, draft_access, is_archived, is_
                w.published_at, w.published_by, w.require_login, w.chat_config, w.revision, w.created_at,
                w.created_by, w.updated_at,
                x.number, 1 as is_name
-          from (select f.rowid as number, o.workflow_id
-                  from workflow_texts_fts f cross join workflow_texts o on o.number = f.rowid
+          from (select f.rowid as number
+                  from workflow_texts_fts f
                  where workflow_texts_fts match '"' || replace(:name_words, ' ', '" AND "') || '" *'
                    and f.rowid < :before_name
-                   and not (select a.is_archived from workflows a where a.id = o.workflow_id)
+                   and not (select a.is_archived
+                              from workflow_texts o
+                              join workflows a on a.id = o.workflow_id
+                             where o.number = f.rowid)
                  order by f.rowid desc
                  limit :limit) x
-         cross join workflows w on w.id = x.workflow_id
+         cross join workflow_texts o on o.number = x.number
+         cross join workflows w on w.id = o.workflow_id
          union all
         select w.id, w.handle, w.name, w.slug, w.description, w.tags, w.draft_access, w.is_archived, w.is_public,
                w.published_at, w.published_by, w.require_login, w.chat_config, w.revision, w.created_at,
                w.created_by, w.updated_at,
                x.number, 0
-          from (select f.rowid as number, o.workflow_id
-                  from workflow_texts_fts f cross join workflow_texts o on o.number = f.rowid
+          from (select f.rowid as number
+                  from workflow_texts_fts f
                  where workflow_texts_fts match '("' || replace(:words, ' ', '" AND "') || '" *) NOT ("'
                                                 || replace(:name_words, ' ', '" AND "') || '" *)'
                    and f.rowid < :before
-                   and not (select a.is_archived from workflows a where a.id = o.workflow_id)
+                   and not (select a.is_archived
+                              from workflow_texts o
+                              join workflows a on a.id = o.workflow_id
+                             where o.number = f.rowid)
                  order by f.rowid desc
                  limit :limit) x
-         cross join workflows w on w.id = x.workflow_id)
+         cross join workflow_texts o on o.number = x.number
+         cross join workflows w on w.id = o.workflow_id)
  order by is_name desc, number desc
  limit :limit;
 
@@ -247,26 +255,28 @@ select id, handle, name, slug, description, tags, draft_access, is_archived, is_
                w.published_at, w.published_by, w.require_login, w.chat_config, w.revision, w.created_at,
                w.created_by, w.updated_at,
                x.number, 1 as is_name
-          from (select f.rowid as number, o.workflow_id
-                  from workflow_texts_fts f cross join workflow_texts o on o.number = f.rowid
+          from (select f.rowid as number
+                  from workflow_texts_fts f
                  where workflow_texts_fts match '"' || replace(:name_words, ' ', '" AND "') || '" *'
                    and f.rowid < :before_name
                  order by f.rowid desc
                  limit :limit) x
-         cross join workflows w on w.id = x.workflow_id
+         cross join workflow_texts o on o.number = x.number
+         cross join workflows w on w.id = o.workflow_id
          union all
         select w.id, w.handle, w.name, w.slug, w.description, w.tags, w.draft_access, w.is_archived, w.is_public,
                w.published_at, w.published_by, w.require_login, w.chat_config, w.revision, w.created_at,
                w.created_by, w.updated_at,
                x.number, 0
-          from (select f.rowid as number, o.workflow_id
-                  from workflow_texts_fts f cross join workflow_texts o on o.number = f.rowid
+          from (select f.rowid as number
+                  from workflow_texts_fts f
                  where workflow_texts_fts match '("' || replace(:words, ' ', '" AND "') || '" *) NOT ("'
                                                 || replace(:name_words, ' ', '" AND "') || '" *)'
                    and f.rowid < :before
                  order by f.rowid desc
                  limit :limit) x
-         cross join workflows w on w.id = x.workflow_id)
+         cross join workflow_texts o on o.number = x.number
+         cross join workflows w on w.id = o.workflow_id)
  order by is_name desc, number desc
  limit :limit;
 

@@ -24,7 +24,7 @@ create table chat_threads (
 create index chat_threads_owner_created_idx on chat_threads (owner, created_at desc, number desc);
 create index chat_threads_owner_workflow_idx on chat_threads (owner, workflow_id, created_at desc, number desc)
     where workflow_id is not null;
-create index chat_threads_owner_number_idx on chat_threads (owner, number desc);
+create index chat_threads_owner_number_idx on chat_threads (owner, number);
 create index chat_threads_created_idx on chat_threads (created_at, number);
 create index chat_threads_metadata_idx on chat_threads using gin (metadata jsonb_path_ops);
 create index chat_threads_terms_idx on chat_threads using gin (array_to_tsvector(string_to_array(title_terms, ' ')));
@@ -60,7 +60,7 @@ create table chat_texts (
     constraint chat_texts_item_fkey foreign key (item) references chat_items (number) on delete cascade
 );
 
-create index chat_texts_owner_idx on chat_texts (owner, item desc, piece desc);
+create index chat_texts_owner_idx on chat_texts (owner, item, piece);
 create index chat_texts_terms_idx on chat_texts using gin (array_to_tsvector(string_to_array(terms, ' ')));
 
 create table chat_attachments (
