@@ -207,6 +207,7 @@ def snippet(text: str, asked: Wanted) -> Snippet:
     stop = start + _SNIPPET
     end = _snap(text, stop, stop - _BEFORE) if stop < len(text) else len(text)
     shown = re.sub(r"\s", " ", text[start:end])
+    shown = shown.rstrip() if end < len(text) else shown
     marks = [(at, min(to, len(shown))) for at, to in _merged(_marks(shown, asked))]
     lead, tail = "…" * (start > 0), "…" * (end < len(text))
     return Snippet(lead + shown + tail, tuple((at + len(lead), to + len(lead)) for at, to in marks))
@@ -226,34 +227,37 @@ def _marks(text: str, asked: Wanted) -> Iterator[tuple[int, int]]:
 
 
 def _marks_in(chunk: str, offset: int, asked: Wanted) -> Iterator[tuple[int, int]]:
-    letters: list[tuple[str, int]] = []
-    for at, char in enumerate(chunk + " "):
-        for part in _FOLDS[ord(char)]:
+    letters: list[tuple[str, int, int]] = []
+    for at, char in enumerate(chunk + " ", offset):
+        folded = _FOLDS[ord(char)]
+        if not folded and letters:  # a diacritic belongs to the letter before it
+            letters[-1] = (*letters[-1][:2], at + 1)
+        for part in folded:
             if part == " ":
-                yield from _marks_of_word(letters, offset, asked)
+                yield from _marks_of_word(letters, asked)
                 letters = []
             else:
-                letters.append((part, at))
+                letters.append((part, at, at + 1))
 
 
-def _marks_of_word(letters: Sequence[tuple[str, int]], offset: int, asked: Wanted) -> Iterator[tuple[int, int]]:
+def _marks_of_word(letters: Sequence[tuple[str, int, int]], asked: Wanted) -> Iterator[tuple[int, int]]:
+    """letters: of one word, each with the places where it begins and ends."""
     if not letters:
         return
-    places = [offset + at for _, at in letters]
-    word = normalize("NFC", "".join(part for part, _ in letters))
-    if len(word) != len(letters):  # marks were joined to their letters, so that places are known of the whole word only
+    word = normalize("NFC", "".join(part for part, _, _ in letters))
+    if len(word) != len(letters):  # letters were joined, so that only the whole word has places
         if any(map(asked.has, _words(word, alone=True))):
-            yield places[0], places[-1] + 1
+            yield letters[0][1], letters[-1][2]
         return
     for run in _RUNS.finditer(word):
         if not run[1]:
             if asked.has(run[0][:MAX_WORD]):
-                yield places[run.start()], places[run.end() - 1] + 1
+                yield letters[run.start()][1], letters[run.end() - 1][2]
             continue
         for at in range(run.start(), run.end()):
             for size in (1, 2):
                 if at + size <= run.end() and asked.has(word[at : at + size]):
-                    yield places[at], places[at + size - 1] + 1
+                    yield letters[at][1], letters[at + size - 1][2]
 
 
 def _merged(marks: Iterator[tuple[int, int]]) -> Iterator[tuple[int, int]]:
