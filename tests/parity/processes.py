@@ -63,9 +63,14 @@ def append_to_a_fresh_one(db: Dal[Sync], prefix: str) -> int:
     return db.history.append_step(execution, {"by": "another process"}).idx
 
 
+def add_item(db: Dal[Sync], thread: str) -> int:
+    """Answers its number."""
+    return db.chat.add_item("ann", thread, str(uuid7()), type="message", item="{}", body="added together").seq
+
+
 WHAT: dict[str, Callable[[Dal[Sync], str], Any]] = {
     each.__name__: each
-    for each in (create_version, create_once, claim_all, dispatch_all, append_step, append_to_a_fresh_one)
+    for each in (create_version, create_once, claim_all, dispatch_all, append_step, append_to_a_fresh_one, add_item)
 }
 
 
