@@ -44,6 +44,7 @@ from dal.stores.checks import check_choice, check_key, check_length, check_tag, 
 
 DraftAccess = Literal["personal", "authenticated", "workspace"]
 
+MAX_INDEXED = 10_000  # in one call, because on one of the databases everybody who writes waits for it
 _SEARCHED_TAGS = 65_536  # characters
 
 _HANDLE = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")
@@ -259,13 +260,15 @@ class Workflows(Store[M]):
         return Page([_plain(row) for row in found.items], found.next)
 
     @transaction
-    async def make_searchable(self, q: Queries, *, limit: int = 500) -> int:
-        """Make workflows searchable that were written before there was a search; returns how many, fewer than limit at
-        the end.
+    async def make_searchable(self, q: Queries, *, limit: int = 1000) -> int:
+        """Make workflows searchable that an earlier version wrote; returns how many, fewer than limit at the end.
 
-        Whoever applies migrations does it. limit: 1 to 500.
+        ``dal schema apply`` does it until none is left, and so does ``connect`` where it applied a migration. limit: 1 to
+        10,000.
         """
-        found = await q.list_workflows_unsearchable(limit=check_limit(limit))
+        if not 1 <= check_int(limit, "limit") <= MAX_INDEXED:
+            raise Invalid(f"{limit}; takes 1 to {MAX_INDEXED}", path="limit")
+        found = await q.list_workflows_unsearchable(limit=limit)
         if found:
             await q.create_workflow_texts(
                 ids=[each.id for each in found],

@@ -491,7 +491,7 @@ select id, handle, name, slug, description, tags, draft_access, is_archived, is_
 -- class: report
 select w.id, w.name, w.description, w.tags
   from workflows w
- where not exists (select from workflow_texts x where x.workflow_id = w.id)
+ where (select x.number from workflow_texts x where x.workflow_id = w.id) is null
  order by w.created_at, w.id
  limit :limit
    for update skip locked;
