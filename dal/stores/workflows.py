@@ -263,8 +263,8 @@ class Workflows(Store[M]):
     async def make_searchable(self, q: Queries, *, limit: int = 1000) -> int:
         """Make workflows searchable that an earlier version wrote; returns how many, fewer than limit at the end.
 
-        ``dal schema apply`` does it until none is left, and so does ``connect`` where it applied a migration. limit: 1 to
-        10,000.
+        ``dal schema apply`` does it until none is left; so does ``connect`` where it applied a migration.
+        limit: 1 to 10,000.
         """
         if not 1 <= check_int(limit, "limit") <= MAX_INDEXED:
             raise Invalid(f"{limit}; takes 1 to {MAX_INDEXED}", path="limit")

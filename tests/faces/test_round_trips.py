@@ -18,7 +18,7 @@ import pytest
 import dal
 from dal import Dal, Sync
 from dal.core.face import Method, Stream
-from dal.stores.chat import Chat
+from dal.stores.chat import Chat, Order
 from dal.stores.history import History
 from dal.stores.keys import Keys
 from dal.stores.runs import Runs
@@ -164,6 +164,7 @@ def a_life(db: Dal[Sync], call: Account) -> None:
 
 def chat(db: Dal[Sync], call: Account) -> None:
     of = db.chat
+    orders: tuple[Order, ...] = ("asc", "desc")
     thread, item, file = (uuid4().hex for _ in range(3))
     given: Any = {"type": "m", "item": "{}", "body": "some words"}
     about: Any = {"type": "t", "name": "n", "mime_type": "m"}
@@ -171,7 +172,7 @@ def chat(db: Dal[Sync], call: Account) -> None:
     call("chat.save_thread: again", partial(of.save_thread, "ann", thread, title="words", metadata={"a": 1}))
     call.refused("chat.save_thread", partial(of.save_thread, "bob", thread), dal.ThreadNotFound)
     call("chat.get_thread", partial(of.get_thread, "ann", thread))
-    for order, workflow, metadata in itertools.product(("asc", "desc"), (None, "w"), (None, {"a": 1})):
+    for order, workflow, metadata in itertools.product(orders, (None, "w"), (None, {"a": 1})):
         listed = partial(of.list_threads, "ann", order=order, workflow_id=workflow, metadata=metadata)
         call(f"chat.list_threads: {order}, workflow {workflow}, metadata {metadata}", listed)
     call.refused("chat.list_threads", partial(of.list_threads, "ann", after="none"), dal.ThreadNotFound)

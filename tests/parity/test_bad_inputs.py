@@ -88,6 +88,9 @@ class Side:
         for execution in ("e", "f"):
             self.db.history.start(execution, "flow", metadata={"a": 1})
         self.db.history.append_steps("e", [1, 2])
+        for thread in ("t", "u"):
+            self.db.chat.save_thread("ann", thread, title="known")
+        self.db.chat.add_item("ann", "t", "i", type="message", item="1", body="known")
         self.cursors = {key: _text(page(self, limit=1).next) for key, page in LISTS.items()}
 
     def census(self) -> tuple[int, ...]:
@@ -203,13 +206,27 @@ TEXTS: dict[str, tuple[str, Give]] = {
     "actor of cancel": ("actor", lambda s, v: s.db.runs.cancel(s.run, actor=v)),
     "error": ("error", lambda s, v: s.db.runs.fail(s.run, v, actor=ANN)),
     "reason": ("reason", lambda s, v: s.db.runs.cancel(s.run, v, actor=ANN)),
+    "title": ("title", lambda s, v: s.db.chat.save_thread("ann", "t", title=v)),
+    "owner": ("owner", lambda s, v: s.db.chat.save_thread(v, "of one")),
+    "thread": ("id", lambda s, v: s.db.chat.get_thread("ann", v)),
+    "item": ("id", lambda s, v: s.db.chat.get_item("ann", "t", v)),
+    "item type": ("type", lambda s, v: s.db.chat.save_item("ann", "t", "i", type=v, item="1")),
+    "body": ("body", lambda s, v: s.db.chat.save_item("ann", "t", "i", type="m", item="1", body=v)),
+    "file name": ("name", lambda s, v: s.db.chat.save_attachment("ann", "f", type="m", name=v, mime_type="m")),
+    "storage path": (
+        "storage_path",
+        lambda s, v: s.db.chat.save_attachment("ann", "f", type="m", name="n", mime_type="m", storage_path=v),
+    ),
+    "chat search": ("text", lambda s, v: s.db.chat.search("ann", v)),
+    "workflow search": ("text", lambda s, v: s.db.workflows.search(v)),
 }
-KEYS = [place for place in TEXTS if place.startswith("actor") or place in ("hash", "triggered by", "idempotency key")]
+OTHER_KEYS = ("hash", "triggered by", "idempotency key", "owner", "thread", "item", "item type")
+KEYS = [place for place in TEXTS if place.startswith("actor") or place in OTHER_KEYS]
 TAGS = ["workflow tag", "new tag", "run tag", "listed tag"]
 CHOICES = ["draft access", "new draft access", "status"]
 MAY_BE_NONE = {
     "handle", "new handle", "description", "new description", "listed tag", "mermaid", "notes", "run name",
-    "triggered by", "idempotency key", "status", "reason",
+    "triggered by", "idempotency key", "status", "reason", "title", "storage path",
 }  # fmt: skip
 
 JSONS: dict[str, tuple[str, Give]] = {
@@ -229,6 +246,12 @@ JSONS: dict[str, tuple[str, Give]] = {
     "output": ("output", lambda s, v: s.db.runs.succeed(s.run, v, actor=ANN)),
     "step": ("payload", lambda s, v: s.db.history.append_step("e", v)),
     "steps": ("payloads[1]", lambda s, v: s.db.history.append_steps("e", [1, v])),
+    "thread status": ("status", lambda s, v: s.db.chat.save_thread("ann", "t", status=v)),
+    "thread metadata": ("metadata", lambda s, v: s.db.chat.save_thread("ann", "t", metadata=v)),
+    "file details": (
+        "details",
+        lambda s, v: s.db.chat.save_attachment("ann", "f", type="m", name="n", mime_type="m", details=v),
+    ),
 }
 
 # Each with the error for an id that nothing has; None: an empty page.
@@ -293,6 +316,8 @@ LISTS: dict[str, Callable[..., Page[Any]]] = {
     "running executions": lambda s, **page: s.db.history.list("flow", status="running", **page),
     "executions with a": lambda s, **page: s.db.history.find("flow", metadata={"a": 1}, **page),
     "steps": lambda s, **page: s.db.history.steps("e", **page),
+    "workflows with a word": lambda s, **page: s.db.workflows.search("known", **page),
+    "chat with a word": lambda s, **page: s.db.chat.search("ann", "known", **page),
 }
 
 
