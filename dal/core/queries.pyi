@@ -303,7 +303,7 @@ class Queries:
         """workflows.sql: The same, archived workflows too."""
 
     async def list_workflows_unsearchable(self, *, limit: int) -> list[NamedWorkflow]:
-        """workflows.sql: Workflows without words, which an earlier version wrote, those made first first; kept as they are until the transaction ends. What another is looking after is left to it."""
+        """workflows.sql: Workflows that lack words, which an earlier version wrote, those made first first; kept as they are until the transaction ends. What another is looking after is left to it."""
 
     async def create_workflow_texts(self, *, ids: Sequence[UUID], name_terms: Sequence[str], description_terms: Sequence[str], tag_terms: Sequence[str]) -> int:
-        """workflows.sql: The words of workflows that have none, in the order given."""
+        """workflows.sql: The words of workflows that lack some, in the order given."""

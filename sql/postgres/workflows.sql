@@ -1,8 +1,8 @@
 -- Workflows: what a user names, finds, publishes and archives. Their tags stand twice: in order on the workflow, to be
 -- read with it, and one a row in workflow_tags, to be found by.
 -- A statement that has waited for a workflow's lock sees that row as it is now, and all others as they were before. So
--- rows of workflow_tags are upserted, which finds those it cannot see; one that it cannot delete is left, and the lists
--- by tag look at the workflow's own tags too.
+-- rows of workflow_tags and workflow_texts are upserted, which finds those it cannot see; one that it cannot delete is
+-- left, and the lists by tag look at the workflow's own tags too.
 -- What is searched are words that Python cut (dal/core/search.py), in workflow_texts: those of name, description and tags,
 -- each behind a t, and those of the name behind an n, too.
 -- Grows to about: workflows 1e5, tags 3e5, events 1e6 rows.
@@ -165,12 +165,16 @@ with l as (
         on conflict (workflow_id, tag) do update set is_archived = excluded.is_archived
                                               where workflow_tags.is_archived <> excluded.is_archived
 ), x as (
-    update workflow_texts x
-       set name_terms = case when :set_name then :name_terms else x.name_terms end,
-           description_terms = case when :set_description then :description_terms else x.description_terms end,
-           tag_terms = case when :set_tags then :tag_terms else x.tag_terms end
+    insert into workflow_texts (workflow_id, name_terms, description_terms, tag_terms)
+    select u.id, case when :set_name then :name_terms end, case when :set_description then :description_terms end,
+           case when :set_tags then :tag_terms end
       from u
-     where x.workflow_id = u.id and (:set_name or :set_description or :set_tags)
+     where :set_name or :set_description or :set_tags
+        on conflict (workflow_id) do update
+       set name_terms = case when :set_name then excluded.name_terms else workflow_texts.name_terms end,
+           description_terms = case when :set_description then excluded.description_terms
+                                    else workflow_texts.description_terms end,
+           tag_terms = case when :set_tags then excluded.tag_terms else workflow_texts.tag_terms end
 ), e as (
     insert into workflow_events (workflow_id, number, actor, action, at, metadata)
     select id, last_event, :actor, 'updated', :now, jsonb_build_object('fields', :fields::jsonb) from u
@@ -484,20 +488,22 @@ select id, handle, name, slug, description, tags, draft_access, is_archived, is_
  limit :limit;
 
 -- name: list_workflows_unsearchable(limit)
--- Workflows without words, which an earlier version wrote, those made first first; kept as they are until the transaction
+-- Workflows that lack words, which an earlier version wrote, those made first first; kept as they are until the transaction
 -- ends. What another is looking after is left to it.
 -- params: limit int
 -- returns: NamedWorkflow
 -- class: report
 select w.id, w.name, w.description, w.tags
   from workflows w
- where (select x.number from workflow_texts x where x.workflow_id = w.id) is null
+ where (select x.name_terms || x.description_terms || x.tag_terms
+          from workflow_texts x
+         where x.workflow_id = w.id) is null
  order by w.created_at, w.id
  limit :limit
    for update skip locked;
 
 -- name: create_workflow_texts(ids, name_terms, description_terms, tag_terms)!
--- The words of workflows that have none, in the order given.
+-- The words of workflows that lack some, in the order given.
 -- params: ids uuid[], name_terms text[], description_terms text[], tag_terms text[]
 -- class: report
 insert into workflow_texts (workflow_id, name_terms, description_terms, tag_terms)
@@ -505,4 +511,5 @@ select x.id, x.name_terms, x.description_terms, x.tag_terms
   from unnest(:ids::uuid[], :name_terms::text[], :description_terms::text[], :tag_terms::text[]) with ordinality
        as x (id, name_terms, description_terms, tag_terms, place)
  order by x.place
-    on conflict (workflow_id) do nothing;
+    on conflict (workflow_id) do update
+   set name_terms = excluded.name_terms, description_terms = excluded.description_terms, tag_terms = excluded.tag_terms;

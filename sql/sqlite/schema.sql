@@ -427,14 +427,14 @@ create table chat_attachments (
 create index chat_attachments_thread_idx on chat_attachments (thread_id) where thread_id is not null;
 
 -- The words of a workflow, each behind the letter of where it stands: t in any of name, description and tags, n in the
--- name. Each column's words end in a space. A workflow without a row here is not searchable yet; see
+-- name. Each column's words end in a space. A workflow without a row here, or with a null in it, is not searchable yet; see
 -- db.workflows.make_searchable.
 create table workflow_texts (
     number            integer not null,
     workflow_id       text    not null,
-    name_terms        text    not null,
-    description_terms text    not null,
-    tag_terms         text    not null,
+    name_terms        text,
+    description_terms text,
+    tag_terms         text,
     constraint workflow_texts_pkey primary key (number),
     constraint workflow_texts_workflow_key unique (workflow_id),
     constraint workflow_texts_workflow_fkey foreign key (workflow_id) references workflows (id) on delete cascade

@@ -109,11 +109,15 @@ select changes() = 1 as applied, case when revision <> :expected_revision then c
        require_login, chat_config, revision, created_at, created_by, updated_at
   from workflows
  where id = :id;
-update workflow_texts
-   set name_terms = case when :set_name then :name_terms else name_terms end,
-       description_terms = case when :set_description then :description_terms else description_terms end,
-       tag_terms = case when :set_tags then :tag_terms else tag_terms end
- where workflow_id = :id and changes() = 1 and (:set_name or :set_description or :set_tags);
+insert into workflow_texts (workflow_id, name_terms, description_terms, tag_terms)
+select id, case when :set_name then :name_terms end, case when :set_description then :description_terms end,
+       case when :set_tags then :tag_terms end
+  from workflows
+ where id = :id and changes() = 1 and (:set_name or :set_description or :set_tags)
+    on conflict (workflow_id) do update
+   set name_terms = case when :set_name then excluded.name_terms else name_terms end,
+       description_terms = case when :set_description then excluded.description_terms else description_terms end,
+       tag_terms = case when :set_tags then excluded.tag_terms else tag_terms end;
 delete from workflow_tags
  where workflow_id = :id and tag not in (select value from workflows w, json_each(w.tags) where w.id = :id);
 insert into workflow_tags (workflow_id, tag, created_at, is_archived)
@@ -284,7 +288,9 @@ select id, handle, name, slug, description, tags, draft_access, is_archived, is_
 -- differs: nobody else writes meanwhile.
 select w.id, w.name, w.description, w.tags
   from workflows w
- where not exists (select 1 from workflow_texts x where x.workflow_id = w.id)
+ where (select x.name_terms || x.description_terms || x.tag_terms
+          from workflow_texts x
+         where x.workflow_id = w.id) is null
  order by w.created_at, w.id
  limit :limit;
 
@@ -294,4 +300,5 @@ select x.value, :name_terms ->> x.key, :description_terms ->> x.key, :tag_terms 
   from json_each(:ids) x
  where true
  order by x.key
-    on conflict (workflow_id) do nothing;
+    on conflict (workflow_id) do update
+   set name_terms = excluded.name_terms, description_terms = excluded.description_terms, tag_terms = excluded.tag_terms;
