@@ -252,7 +252,7 @@ def test_whatever_is_compiled_either_works_or_is_a_syntax_error_of_ours(dialect:
 
 TRIGGERS = [
     "create trigger t after insert on a begin insert into b values (new.x); end",
-    "CREATE TEMP TRIGGER t after insert on a\nwhen new.x > 1 BEGIN\n  delete from b;\n  select ';end;';\n /* ; end */ END",
+    "CREATE TEMP TRIGGER t after insert on a when new.x > 1 BEGIN\n delete from b;\n select ';end;';\n /* ; end */ END",
     "create trigger t after delete on a begin select case when 1 then 2 end; select 3; end",
 ]
 
