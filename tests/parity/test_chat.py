@@ -26,7 +26,7 @@ from dal import (
     Thread,
     ThreadNotFound,
 )
-from dal.core.search import PIECE
+from dal.core.search import PIECE, owner_key
 from dal.stores import chat
 from tests.cells import Cell, Clock, MakeDb, together
 from tests.parity.make import NOON
@@ -408,6 +408,33 @@ def test_ids_and_owners_are_compared_byte_by_byte(db: Dal[Sync]) -> None:
         assert hits(db, "needle", id) == [id, id]
 
 
+def two_with_one_key() -> tuple[str, str]:
+    seen: dict[str, str] = {}
+    for number in itertools.count():
+        key = owner_key(f"owner-{number}")
+        if key in seen:
+            return seen[key], f"owner-{number}"
+        seen[key] = f"owner-{number}"
+    raise AssertionError("a hash without collisions")
+
+
+@pytest.mark.parametrize("count", [3, 1100])
+def test_two_owners_whose_words_have_one_key_do_not_find_each_others(db: Dal[Sync], count: int) -> None:
+    owners = two_with_one_key()
+    for owner in owners:
+        a_thread(db, owner, id=owner, title="A needle")
+    for first in range(0, count, 275):
+        with db.transaction() as tx:
+            for n, owner in itertools.product(range(first, min(count, first + 275)), owners):
+                tx.chat.add_item(owner, owner, f"{owner}-{n}", type="m", item="1", body=f"a needle n{n}")
+    for owner in owners:
+        expected = [owner, *(f"{owner}-{n}" for n in range(count)[::-1])]
+        found = db.chat.search(owner, "needle", limit=50).items
+        assert [hit.item_id or hit.thread_id for hit in found] == expected[:50]
+        assert hits(db, "needle", owner) == expected[:500]
+        assert hits(db, f"n{count - 1} needle", owner) == expected[1:2]
+
+
 # --- search -----------------------------------------------------------------------------------------------------------
 
 
@@ -457,11 +484,12 @@ def test_what_is_found_comes_in_pages_across_titles_and_items(db: Dal[Sync]) -> 
 @pytest.mark.parametrize("count", [150, 1100])
 def test_many_hits_are_found_in_the_same_order_as_few(db: Dal[Sync], count: int) -> None:
     made = []
-    with db.transaction() as tx:
-        for n in range(count):
-            thread = tx.chat.save_thread("ann", f"t{n}", title="all" if n % 2 else "other all").id
-            tx.chat.save_thread("bob", f"b{n}", title="all")
-            made.append(tx.chat.add_item("ann", thread, f"i{n}", type="m", item="{}", body=f"all n{n} m{n % 2}").id)
+    for first in range(0, count, 275):
+        with db.transaction() as tx:
+            for n in range(first, min(count, first + 275)):
+                thread = tx.chat.save_thread("ann", f"t{n}", title="all" if n % 2 else "other all").id
+                tx.chat.save_thread("bob", f"b{n}", title="all")
+                made.append(tx.chat.add_item("ann", thread, f"i{n}", type="m", item="1", body=f"all n{n} m{n % 2}").id)
     expected = [*(f"t{n}" for n in range(count)[::-1]), *made[::-1]]
     found: list[str] = []
     after = None
