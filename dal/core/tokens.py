@@ -94,12 +94,14 @@ def _continues(before: str) -> bool:
 
 
 def _block_comment(sql: str, start: int, *, nested: bool) -> str:
+    if not nested:
+        end = sql.find("*/", start + 2)
+        if end >= 0:
+            return sql[start : end + 2]
+        raise SqlSyntax("/* opens a comment that never closes", start)
     depth = 0
     for mark in re.finditer(r"/\*|\*/", sql[start:]):
-        if mark.group() == "*/":
-            depth -= 1
-        elif nested or depth == 0:
-            depth += 1
+        depth += 1 if mark.group() == "/*" else -1
         if depth == 0:
             return sql[start : start + mark.end()]
     raise SqlSyntax("/* opens a comment that never closes", start)

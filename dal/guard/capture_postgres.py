@@ -8,7 +8,8 @@ large one once its reltuples are scaled up, which takes a superuser before Postg
 from __future__ import annotations
 
 import secrets
-from collections.abc import Iterator, Mapping, Sequence
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, TypeAlias
 
@@ -35,6 +36,7 @@ PINNED: Mapping[str, str] = {
     "cursor_tuple_fraction": "0.1", "timezone": "UTC", "statement_timeout": "0", "lock_timeout": "0",
     "idle_in_transaction_session_timeout": "0",
 }  # fmt: skip
+VACUUMS = 20  # tries, 19 s in all
 CAUTIOUS = "4"  # random_page_cost as PostgreSQL is built, and as many servers are left
 
 
@@ -50,11 +52,11 @@ def capture_postgres(
         works: dict[str, dict[str, dict[str, Work]]] = {}
         with filled(url, catalog, sources, SIZES["small"], changes) as connection:
             for query, cases in _wanted(catalog, sources, taken):
-                with _noted(taken, query):
+                with _noted(taken, query), _tidied(connection, query, sources):
                     works[query.name] = {"small": works_of(connection, query, cases)}
         with filled(url, catalog, sources, SIZES["large"], changes) as connection:
             for query, cases in _wanted(catalog, sources, taken):
-                with _noted(taken, query):
+                with _noted(taken, query), _tidied(connection, query, sources):
                     works[query.name]["large"] = works_of(connection, query, cases)
                     taken[query.name] = _capture(connection, query, cases, works[query.name])
     except psycopg.errors.InsufficientPrivilege as error:
@@ -130,9 +132,13 @@ def _pin(connection: Connection) -> None:
         connection.execute("select set_config(%s, %s, false)", (name, value))
 
 
-def _fill(connection: Connection, catalog: Catalog, sources: Sources, scale: int, changes: Sequence[str]) -> None:
+def _profile(sources: Sources) -> Mapping[str, Any]:
     tables: Mapping[str, Any] = sources.policy()["tables"]
-    profile = {table: facts for table, facts in tables.items() if facts.get("only", "postgres") == "postgres"}
+    return {table: facts for table, facts in tables.items() if facts.get("only", "postgres") == "postgres"}
+
+
+def _fill(connection: Connection, catalog: Catalog, sources: Sources, scale: int, changes: Sequence[str]) -> None:
+    profile = _profile(sources)
     for sql in (*schema_statements(catalog), *changes):
         connection.execute(sql.encode())
     for table, facts in profile.items():
@@ -143,19 +149,70 @@ def _fill(connection: Connection, catalog: Catalog, sources: Sources, scale: int
     for sql in sources.seed("postgres", scale):
         connection.execute(sql.encode())
     connection.execute(b"commit")
-    connection.execute(f"vacuum (freeze, analyze) {', '.join(profile)}".encode())
+    _vacuum(connection, profile, "freeze, analyze")
     for table, facts in profile.items():
-        _enlarge(connection, table, facts["rows"])
+        _tell_sizes(connection, _enlarged(connection, table, facts["rows"]))
 
 
-def _enlarge(connection: Connection, table: str, rows: int) -> None:
-    """Tell the planner that a table has so many rows, and each of its indexes in proportion."""
-    sizes = connection.execute(
+def _vacuum(connection: Connection, tables: Iterable[str], options: str) -> None:
+    """Leave no dead row, and every page known to be visible to all: what a query touches depends on both.
+
+    A snapshot that another session takes while it connects may be older than the rows, and keep a vacuum from its work.
+    """
+    left = None
+    for attempt in range(VACUUMS):
+        time.sleep(0.1 * attempt)
+        connection.execute(f"vacuum ({options}) {', '.join(tables)}".encode())
+        left = connection.execute(
+            "select string_agg(relname, ', ' order by relname) from pg_class"
+            " where oid = any(%s::regclass[]) and relallvisible < relpages",
+            (list(tables),),
+        ).fetchone()
+        if left == (None,):
+            return
+    raise CannotCapture(f"another session keeps old rows of {left[0] if left else '?'} from being vacuumed: end it")
+
+
+@contextmanager
+def _tidied(connection: Connection, query: Query, sources: Sources) -> Iterator[None]:
+    """Vacuum what a query leaves behind that was undone: the next one would count its dead rows."""
+    before = _written(connection, sources) if query.writes else {}
+    try:
+        yield
+    finally:
+        after = _written(connection, sources) if query.writes else {}
+        tables = [table for table, rows in after.items() if rows is None or rows != before[table]]
+        if tables:
+            sizes = [size for table in tables for size in _enlarged(connection, table)]
+            _vacuum(connection, tables, "index_cleanup on")
+            _tell_sizes(connection, sizes)
+
+
+def _written(connection: Connection, sources: Sources) -> dict[str, int | None]:
+    """How many rows were ever written to each table, undone ones too; None where PostgreSQL cannot be asked in time."""
+    profile = _profile(sources)
+    if connection.info.server_version < 150000:
+        return dict.fromkeys(profile)
+    connection.execute("select pg_stat_force_next_flush()")
+    rows = connection.execute(
+        "select relname, n_tup_ins + n_tup_upd + n_tup_del from pg_stat_user_tables where relname = any(%s)",
+        (list(profile),),
+    )
+    return dict(rows.fetchall())
+
+
+def _enlarged(connection: Connection, table: str, rows: int | None = None) -> list[tuple[int, str, float]]:
+    """Oid, name and rows of a table and its indexes, as the planner knows them, or as if the table had so many rows."""
+    return connection.execute(
         "with t as (select oid, greatest(reltuples, 1) as has from pg_class where oid = %s::regclass)"
-        " select c.oid, c.relname, (c.reltuples * %s / t.has)::real from t, pg_class c"
+        " select c.oid, c.relname, (c.reltuples * coalesce(%s / t.has, 1))::real from t, pg_class c"
         "  where c.oid = t.oid or c.oid in (select indexrelid from pg_index where indrelid = t.oid)",
         (table, rows),
     ).fetchall()
+
+
+def _tell_sizes(connection: Connection, sizes: Iterable[tuple[int, str, float]]) -> None:
+    """Tell the planner how many rows tables and indexes have."""
     for oid, name, tuples in sizes:
         if connection.info.server_version >= 180000:
             connection.execute(

@@ -176,7 +176,8 @@ def _merged_section(old: Snapshot | None, capture: Capture, drift: Mapping[str, 
         return fresh  # it changed where it was recorded: what was seen elsewhere says nothing any more
     forms = [(plans, [each for each in names if each != version]) for plans, names in forms]
     for at, (plans, names) in enumerate(forms):
-        if identity(plans) == identity(now):
+        # A release that does more work by the same plan is recorded beside the others, not over them.
+        if identity(plans) == identity(now) and (not names or _with_figures(plans, now, drift) == plans):
             forms[at] = _with_figures(plans, now, drift), [*names, version]
             break
     else:

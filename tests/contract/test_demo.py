@@ -58,8 +58,11 @@ def test_the_account_fits_80_plain_columns_and_tells_what_was_promised() -> None
         "InvalidTransition: The present state does not allow this transition",
         "HandleTaken: Another active workflow has this handle",
         "64 tasks create versions of",
+        "worker-1 has 5, worker-2 has 5, worker-3 has 2",
+        "Send the digest 30 2 * * * Berlin 03-29 01:00 03-30 00:30",
+        "its steps are numbered 0 to 63",
     ):
-        assert part in said
+        assert part in " ".join(said.split())
     (checked,) = re.findall(r"([\d,]+) answers were checked, and all are right", said)
     assert int(checked.replace(",", "")) > 3000
 
@@ -83,7 +86,8 @@ def test_the_file_can_be_kept(tmp_path: Path) -> None:
     done = run_demo("--keep", kept)
     assert done.returncode == 0, done.stderr
     with dal.connect(f"sqlite:///{kept}") as db:
-        assert len(db.workflows.list(include_archived=True, limit=500).items) == demo.WORKFLOWS
+        kept_flows = db.workflows.list(include_archived=True, limit=500).items
+        assert len([flow for flow in kept_flows if "night" not in flow.tags]) == demo.WORKFLOWS
     again = run_demo("--keep", kept)
     assert (again.returncode, again.stdout) == (1, "")
     assert "the database holds workflows, and the demo takes an empty one" in again.stderr
@@ -121,6 +125,10 @@ EDITS = [
      "4. Work changes: all workflows tagged"),
     ("workflows.sql", "resolve_workflow", ":include_archived", "not :include_archived",
      "4. Work changes: unexpected WorkflowNotFound"),
+    ("runs.sql", "claim_runs_of_workflow", "limit :limit", "limit min(:limit, 1)",
+     "7. Night: workers share what waits: the claimed runs, in line"),
+    ("history.sql", "list_steps", "idx > :after", "idx >= :after",
+     "10. Every step is written down: the steps in pages"),
 ]  # fmt: skip
 
 
@@ -131,7 +139,7 @@ def test_a_wrong_answer_is_named_and_fails(
     text = (sql_root() / "sqlite" / file).read_text()
     (only,) = re.findall(rf"^-- name: {query}\(.*?(?=^-- name: |\Z)", text, re.MULTILINE | re.DOTALL)
     header, _, body = only.partition("\n")
-    assert was in body, only
+    assert was in body, body
     (tmp_path / "sqlite").mkdir()
     (tmp_path / "sqlite" / file).write_text(f"{header}\n{body.replace(was, becomes)}")
     done = run_demo(DAL_SQL_DIR=str(tmp_path))

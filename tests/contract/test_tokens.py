@@ -211,6 +211,11 @@ def test_every_piece_but_a_parameter_or_comment_stays_byte_for_byte(dialect: Dia
     assert compiled("".join(source for source, _, _ in made), dialect) == expected
 
 
+def test_a_comment_of_sqlite_ends_at_the_first_mark_that_ends_one() -> None:
+    assert compiled("select /*/* a */ 1;", "sqlite") == [(tagged("select   1", TAG), ())]
+    assert compiled("select /*/*/ 1;", "sqlite") == [(tagged("select   1", TAG), ())]
+
+
 @given(st.one_of(st.text(), noise, st.lists(noise, max_size=8).map(" ".join)))
 @example("$\n$")
 @example("$$$")

@@ -2,6 +2,10 @@
 -- Half of the runs belong to five heavy workflows, the other half to all others; workflow 1 has most versions and events.
 -- Ids end in a number: workflow …0001, version …(number of its workflow × 100000 + its own number), run …0001.
 
+insert into dal_schema_migrations (version, name, sha256, applied_at, duration_ms, app_version)
+select n, 'migration', '00', timestamptz '2026-01-01T00:00:00Z', 1, '1'
+  from generate_series(1, 10) as n;
+
 insert into workflows (id, handle, name, slug, description, tags, draft_access, is_archived, is_public, published_at,
                        published_by, revision, last_version, last_event, created_at, created_by, updated_at)
 select ('01900000-0000-7000-8000-' || lpad(to_hex(n), 12, '0'))::uuid,

@@ -2,6 +2,11 @@
 -- Half of the runs belong to five heavy workflows, the other half to all others; workflow 1 has most versions and events.
 -- Ids end in a number: workflow …0001, version …(number of its workflow × 100000 + its own number), run …0001.
 
+insert into dal_schema_migrations (version, name, sha256, applied_at, duration_ms, app_version)
+with recursive s (n) as (select 1 union all select n + 1 from s where n < 10)
+select n, 'migration', '00', '2026-01-01T00:00:00.000000Z', 1, '1'
+  from s;
+
 insert into workflows (id, handle, name, slug, description, tags, draft_access, is_archived, is_public, published_at,
                        published_by, revision, last_version, last_event, created_at, created_by, updated_at)
 with recursive s (n) as (select 1 union all select n + 1 from s where n < 1000 * :scale)

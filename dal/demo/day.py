@@ -1,249 +1,27 @@
-"""``dal demo``: a workflow server's day, made from a fixed seed, with every answer checked against what it must be.
-
-The text is the same on every database, so it holds no ids, no times of day and no figures of the machine. Most of the
-day goes through the blocking face of the public interface, the rush hour through the asyncio one.
-"""
+"""The demo's day: six teams write down their work, and it runs. The rush hour goes through asyncio, all else blocks."""
 
 from __future__ import annotations
 
 import asyncio
-import itertools
-import random
 import re
-import tempfile
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from datetime import UTC, datetime, timedelta
-from pathlib import Path
-from typing import Any, Literal, TypeVar, get_args
+from collections.abc import Callable
+from typing import Any, TypeVar, get_args
 from uuid import UUID
 
-import msgspec
-from msgspec import Struct
 from msgspec.structs import replace
-from rich import box
-from rich.console import Console
-from rich.padding import Padding
-from rich.table import Table
-from rich.text import Text
 
 import dal
-from dal import Async, Dal, DalError, Json, Page, Run, RunStatus, Settings, Sync, Version, Workflow
+from dal import Async, Dal, DalError, Json, Run, RunStatus, Sync, Version, Workflow
+from dal.demo.account import Account, all_pages
+from dal.demo.plan import TEAMS, Clock, RunPlan, plans
 from dal.stores.versions import graph_hash
 
 E = TypeVar("E", bound=DalError)
-T = TypeVar("T")
 
-SEED = 2026
-WORKFLOWS = 120
 AT_ONCE = 64
 PAGE = 25
 STATUSES: tuple[RunStatus, ...] = get_args(RunStatus)
-
-
-# --- what happens on that day -----------------------------------------------------------------------------------------
-
-TEAMS = {
-    "finance": ("ada", ("supplier invoices", "card payments", "expense reports", "tax filings")),
-    "support": ("bruno", ("support tickets", "refund requests", "bug reports", "customer reviews")),
-    "sales": ("chen", ("new leads", "price quotes", "signed contracts", "trial accounts")),
-    "people": ("dora", ("job applications", "leave requests", "payroll changes", "training plans")),
-    "logistics": ("emeka", ("purchase orders", "stock levels", "delivery notes", "customs forms")),
-    "data": ("freya", ("nightly exports", "web analytics", "sensor readings", "survey answers")),
-}
-ACTIONS = ("Import", "Check", "Approve", "Sort", "Summarise", "Forward", "Translate", "Report")
-FAULTS = ("api.example.com answered 503", "row 17 has no amount", "the approval ran out of time")
-FATES: tuple[RunStatus, ...] = (
-    "succeeded", "succeeded", "succeeded", "succeeded", "succeeded", "succeeded", "failed", "cancelled", "running",
-    "pending",
-)  # fmt: skip
-
-
-class RunPlan(Struct, frozen=True):
-    """A run to make. fate: the state it is to end in, or to be left in."""
-
-    fate: RunStatus
-    inputs: Json
-    output: Json
-    fault: str
-
-
-class Plan(Struct, frozen=True):
-    """A workflow to make, with its graphs from the first version to the last, and its runs in order."""
-
-    name: str
-    handle: str
-    description: str | None
-    tags: tuple[str, ...]
-    draft_access: dal.DraftAccess
-    owner: str
-    graphs: tuple[Json, ...]
-    runs: tuple[RunPlan, ...]
-
-
-def plans(seed: int) -> list[Plan]:
-    """The workflows of the day, the same for the same seed."""
-    chance = random.Random(seed)
-    ideas = [(team, action, thing) for team, (_, things) in TEAMS.items() for action in ACTIONS for thing in things]
-    return [_plan(chance, *idea) for idea in chance.sample(ideas, WORKFLOWS)]
-
-
-def _plan(chance: random.Random, team: str, action: str, thing: str) -> Plan:
-    name = f"{action} {thing}"
-    tags = [team, *chance.sample(["daily", "critical", "pilot", "customer-facing"], chance.randint(0, 2))]
-    graphs = [_graph(chance, team, thing)]
-    for _ in range(chance.choice([0, 0, 1, 1, 2, 3])):
-        graphs.append(_slower(graphs[-1]))
-    return Plan(
-        name=name,
-        handle=name.lower().replace(" ", "-"),
-        description=chance.choice([None, f"{action}s {thing} for the {team} team."]),
-        tags=tuple(tags),
-        draft_access=chance.choice(["personal", "authenticated", "workspace"]),
-        owner=TEAMS[team][0],
-        graphs=tuple(graphs),
-        runs=tuple(
-            RunPlan(
-                fate=chance.choice(FATES),
-                inputs={"batch": number, "items": chance.randint(1, 400), "dry_run": chance.random() < 0.1},
-                output={"done": chance.randint(1, 400), "cost": round(chance.uniform(0.01, 9.0), 4)},
-                fault=chance.choice(FAULTS),
-            )
-            for number in range(1, chance.randint(1, 6))
-        ),
-    )
-
-
-def _graph(chance: random.Random, team: str, thing: str) -> Json:
-    steps: list[dict[str, Json]] = [
-        {"type": "http_request", "url": f"https://api.example.com/{thing.replace(' ', '/')}", "method": "GET"},
-        {"type": "model", "prompt": f"Classify these {thing}.", "temperature": chance.choice([0.0, 0.2, 0.7])},
-        {"type": "approval", "group": team, "within_hours": chance.choice([4, 24, 72])},
-        {"type": "email", "to": [f"{team}@example.com"], "attach": chance.random() < 0.3},
-    ]
-    chosen = [{"type": chance.choice(["webhook", "schedule", "form"])}, *chance.sample(steps, chance.randint(2, 4))]
-    nodes = [{"id": f"n{at}", "timeout_seconds": 30, **step} for at, step in enumerate(chosen)]
-    return {"nodes": nodes, "edges": [[f"n{at}", f"n{at + 1}"] for at in range(len(nodes) - 1)]}
-
-
-def _slower(graph: Json) -> Json:
-    """The graph with more patience in its last node."""
-    *others, last = graph["nodes"]
-    return {**graph, "nodes": [*others, {**last, "timeout_seconds": last["timeout_seconds"] * 2}]}
-
-
-class Clock:
-    """The day's clock: a few seconds later each time it is read, so that no two rows have the same time."""
-
-    def __init__(self) -> None:
-        self._ticks = itertools.count()
-        self.now = datetime(2026, 1, 5, 7, 0, tzinfo=UTC)
-
-    def __call__(self) -> datetime:
-        # next() on a count is one step, whichever thread takes it.
-        self.now = datetime(2026, 1, 5, 7, 0, tzinfo=UTC) + next(self._ticks) * timedelta(seconds=7)
-        return self.now
-
-
-# --- checking and telling ---------------------------------------------------------------------------------------------
-
-
-class WrongAnswer(Exception):
-    """The database answered something else than it must."""
-
-
-class Account:
-    """What is told of the day, and how many answers were checked."""
-
-    def __init__(self, console: Console) -> None:
-        self.checked = 0
-        self.names: dict[UUID, str] = {}  # what an id in a message stands for
-        self.part = ""
-        self._console = console
-        self._parts = itertools.count(1)
-
-    def chapter(self, title: str) -> None:
-        """Begin a part."""
-        self.part = f"{next(self._parts)}. {title}"
-        self._console.print()
-        self._console.rule(f"[bold]{self.part}", align="left", style="dim", characters="-")
-
-    def say(self, text: str) -> None:
-        """A paragraph, or lines."""
-        self._console.print(text, markup=False)
-
-    def table(self, columns: Sequence[str], rows: Sequence[Sequence[object]], *, title: str | None = None) -> None:
-        """A table; a column whose name starts with > is aligned to the right."""
-        table = Table(box=box.SIMPLE_HEAD, title=title, title_justify="left", title_style="", header_style="bold")
-        for column in columns:
-            justify: Literal["left", "right"] = "right" if column.startswith(">") else "left"
-            table.add_column(column.lstrip(">"), justify=justify, overflow="fold")
-        for row in rows:
-            table.add_row(*[str(cell).replace("[", r"\[") for cell in row])
-        self._console.print(table)
-
-    def same(self, what: str, got: T, wanted: T) -> T:
-        """Check an answer. Raises WrongAnswer."""
-        self.checked += 1
-        if not _equal(got, wanted):
-            raise WrongAnswer(f"{what}: {_difference(got, wanted)}")
-        return got
-
-    def show(self, asked: str, error: DalError) -> None:
-        """A refusal, as its caller sees it, with names for ids."""
-        message = re.sub(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", self._name, str(error))
-        self._console.print(Padding(Text(asked), (1, 0, 0, 2)))
-        said = Text.assemble((f"{type(error).__name__}: ", "bold"), message)
-        self._console.print(Padding(said, (0, 0, 0, 4)))
-
-    def refused(self, asked: str, kind: type[E], call: Callable[[], object]) -> E:
-        """Check that a call is refused, with this error and no other. Raises WrongAnswer."""
-        self.checked += 1
-        try:
-            answer = call()
-        except DalError as error:
-            if type(error) is not kind:
-                raise WrongAnswer(f"{asked}: {type(error).__name__} ({error}), expected {kind.__name__}") from error
-            return error
-        raise WrongAnswer(f"{asked}: answered {answer!r:.200}, expected {kind.__name__}")
-
-    def _name(self, found: re.Match[str]) -> str:
-        return f"<{self.names.get(UUID(found[0]), 'id')}>"
-
-
-def _equal(got: object, wanted: object) -> bool:
-    """Whether two answers are equal, in JSON too: to Python alone, 1, 1.0 and True are the same."""
-    return got == wanted and msgspec.json.encode(got, order="sorted") == msgspec.json.encode(wanted, order="sorted")
-
-
-def _difference(got: object, wanted: object) -> str:
-    """Both; of two rows of one model, the first field that differs, and of two lists, the first row."""
-    if isinstance(got, list) and isinstance(wanted, list) and len(got) == len(wanted):
-        at = next(at for at, pair in enumerate(zip(got, wanted, strict=True)) if not _equal(*pair))
-        return f"number {at + 1} of {len(got)}: {_difference(got[at], wanted[at])}"
-    if isinstance(got, list) and isinstance(wanted, list):
-        return f"{len(got)} rows, expected {len(wanted)}"
-    if type(got) is type(wanted) and isinstance(got, Struct):
-        fields = [name for name in got.__struct_fields__ if not _equal(getattr(got, name), getattr(wanted, name))]
-        name = next((name for name in fields if name != "id"), fields[0])  # an id tells a reader nothing
-        return f"{name} is {getattr(got, name)!r:.300}, expected {getattr(wanted, name)!r:.300}"
-    return f"got {got!r:.300}, expected {wanted!r:.300}"
-
-
-def all_pages(read: Callable[[str | None], Page[T]]) -> list[T]:
-    """Every item of a list, page after page; read: the page behind a cursor."""
-    items: list[T] = []
-    after: str | None = None
-    while True:
-        page = read(after)
-        items += page.items
-        if page.next is None:
-            return items
-        after = page.next
-
-
-# --- the day ----------------------------------------------------------------------------------------------------------
 
 
 class Day:
@@ -301,11 +79,11 @@ class Day:
             ("handle", "owner", "tags", "access"),
             [
                 (flow.handle, flow.created_by, ", ".join(flow.tags), flow.draft_access)
-                for flow in same("the first page of workflows", db.workflows.list(limit=5).items, self._first(5))
+                for flow in same("the first page of workflows", db.workflows.list(limit=5).items, self.first(5))
             ],
         )
 
-    def _first(self, count: int) -> list[Workflow]:
+    def first(self, count: int) -> list[Workflow]:
         return self.newest(lambda flow: not flow.is_archived)[:count]
 
     def make_versions(self) -> None:
@@ -475,7 +253,7 @@ class Day:
         """What may not be, as the caller sees it."""
         db, account = self.db, self.account
         account.chapter("What is refused, and how its caller sees it")
-        flow, other = self._first(2)
+        flow, other = self.first(2)
         archived = self.newest(lambda flow: flow.is_archived)[0]
         run = next(run for runs in self.runs.values() for run in runs if run.status == "succeeded")
 
@@ -535,7 +313,7 @@ class Day:
     def rush_hour(self) -> None:
         """The same database through asyncio, many callers at once."""
         self.account.chapter("Rush hour: asyncio, many callers at once")
-        flow = self._first(1)[0]
+        flow = self.first(1)[0]
         asyncio.run(self._rush(flow, len(self.versions[flow.id])))
         self.account.say(
             f"{AT_ONCE} tasks create versions of {flow.name} at once: the numbers have no gap and no repeat. "
@@ -589,50 +367,3 @@ def _told(answer: Run | BaseException) -> str:
 def _plain(metadata: Json) -> str:
     shown = {key: ", ".join(value) if isinstance(value, list) else value for key, value in metadata.items()}
     return "; ".join(f"{key}: {value}" for key, value in shown.items())
-
-
-# --- running it -------------------------------------------------------------------------------------------------------
-
-
-def run(url: str | None, console: Console, *, keep: Path | None = None, seed: int = SEED) -> bool:
-    """Live the day on a database and tell of it; whether every answer was right.
-
-    url: the database, which must hold no workflow; without it a SQLite file at ``keep``, or a temporary one. Raises
-    InvalidState for one that holds workflows, and what ``connect`` raises.
-    """
-    with _database(url, keep) as settings:
-        with dal.connect(settings, migrate=True) as db:
-            if db.workflows.list(include_archived=True, limit=1).items:
-                raise dal.InvalidState("the database holds workflows, and the demo takes an empty one")
-        account = Account(console)
-        try:
-            _live(settings, account, seed)
-        except (WrongAnswer, dal.Invalid, dal.NotFound, dal.Conflict, dal.InvalidState) as error:
-            said = str(error) if isinstance(error, WrongAnswer) else f"unexpected {type(error).__name__}: {error}"
-            console.print(f"\nWrong answer. {account.part}: {said}", style="bold red", markup=False)
-            return False
-    return True
-
-
-@contextmanager
-def _database(url: str | None, keep: Path | None) -> Iterator[Settings]:
-    if url is not None:
-        yield Settings.from_url(url)
-    elif keep is not None:
-        yield Settings(backend="sqlite", sqlite_path=keep)
-    else:
-        with tempfile.TemporaryDirectory(prefix="dal-demo-") as folder:
-            yield Settings(backend="sqlite", sqlite_path=Path(folder) / "demo.db")
-
-
-def _live(settings: Settings, account: Account, seed: int) -> None:
-    clock = Clock()
-    with dal.connect(settings, clock=clock) as db:
-        day = Day(db, clock, account, seed)
-        account.say("workflow-dal: a day of a workflow server")
-        for part in (
-            day.make_workflows, day.make_versions, day.make_runs, day.change_workflows, day.be_refused, day.rush_hour
-        ):  # fmt: skip
-            part()
-        account.chapter("The end of the day")
-        account.say(f"{account.checked:,} answers were checked, and all are right.")
