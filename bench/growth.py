@@ -1,4 +1,4 @@
-"""Whether the work of a query follows the size of its tables: 1,000,000 runs against 10,000.
+"""Whether the work of a query follows the size of its tables: 1,000,000 runs, or chat items, against 10,000.
 
     python -m bench.growth --url postgresql://…   PostgreSQL (a server to make databases on) and SQLite
     python -m bench.growth                        SQLite alone
@@ -62,6 +62,19 @@ QUERIES = (
     "rotate_token",
     "record_token_uses",
     "list_token_refusals_of",
+    "search_workflows",
+    "search_workflows_all",
+    "list_threads",
+    "list_threads_oldest",
+    "list_threads_of_workflow",
+    "list_threads_of_workflow_oldest",
+    "find_threads",
+    "find_threads_oldest",
+    "add_item",
+    "save_item",
+    "list_items",
+    "list_items_newest",
+    "search_chat",
 )
 
 Works = dict[tuple[str, str], Work]  # by query and case

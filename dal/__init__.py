@@ -4,10 +4,12 @@ from dal import errors
 from dal.core.cursors import Page
 from dal.core.face import Async, Sync
 from dal.core.rows import Json
+from dal.core.search import Snippet
 from dal.dal import Dal, Health, Tx, aconnect, connect
 from dal.errors import (
     AlreadyExists,
     AlreadyPublished,
+    AttachmentNotFound,
     CatalogError,
     CheckpointNotFound,
     Closed,
@@ -22,6 +24,7 @@ from dal.errors import (
     Invalid,
     InvalidState,
     InvalidTransition,
+    ItemNotFound,
     KeyNotFound,
     LeaseLost,
     NameTaken,
@@ -35,6 +38,7 @@ from dal.errors import (
     RevisionConflict,
     RunNotFound,
     SchemaError,
+    ThreadNotFound,
     TokenNotFound,
     TokenRefused,
     TransactionAborted,
@@ -47,6 +51,7 @@ from dal.errors import (
     WorkflowNotFound,
 )
 from dal.settings import Settings
+from dal.stores.chat import Attachment, Hit, Item, Thread
 from dal.stores.checkpoints import Checkpoint
 from dal.stores.crons import Cron
 from dal.stores.history import Execution, ExecutionStatus, Step
@@ -64,6 +69,8 @@ __all__ = [
     "AlreadyExists",
     "AlreadyPublished",
     "Async",
+    "Attachment",
+    "AttachmentNotFound",
     "AuditFault",
     "AuditHead",
     "AuditReport",
@@ -86,10 +93,13 @@ __all__ = [
     "ExecutionStatus",
     "HandleTaken",
     "Health",
+    "Hit",
     "IdempotencyConflict",
     "Invalid",
     "InvalidState",
     "InvalidTransition",
+    "Item",
+    "ItemNotFound",
     "Json",
     "Key",
     "KeyNotFound",
@@ -114,8 +124,11 @@ __all__ = [
     "SchemaError",
     "Secret",
     "Settings",
+    "Snippet",
     "Step",
     "Sync",
+    "Thread",
+    "ThreadNotFound",
     "TokenNotFound",
     "TokenRecord",
     "TokenRefused",

@@ -20,7 +20,7 @@ from dal import doctor as examination
 from dal.cli_tokens import tokens_app
 from dal.core.rows import Dialect
 from dal.core.schema import app_version
-from dal.dal import load_catalog, open_schema
+from dal.dal import connect, load_catalog, open_schema
 from dal.errors import DalError
 from dal.guard import gates, pages, stubs
 from dal.guard.capture import CannotCapture
@@ -178,6 +178,10 @@ def apply(url: Url = None) -> None:
         found = schema.status()
     for migration in done:
         print(f"  applied  {migration.label}")
+    with connect(settings, migrate=False) as db:
+        count = sum(iter(db.workflows.make_searchable, 0))
+    if count:
+        print(f"  made searchable  {count} workflow{'' if count == 1 else 's'} of an earlier version")
     print(f"{where(settings)}: migration {found.version} of {found.latest}{'' if done else ', nothing to do'}")
 
 

@@ -26,6 +26,7 @@ from dal.errors import CatalogError, Invalid
 from dal.flusher import AsyncFlusher, Flusher
 from dal.peppers import keyring_of
 from dal.settings import Settings
+from dal.stores.chat import Attachment, Chat, FoundText, Item, Thread
 from dal.stores.checkpoints import Checkpoint, Checkpoints
 from dal.stores.crons import Cron
 from dal.stores.history import Execution, History, Step, StreamedStep
@@ -39,7 +40,7 @@ from dal.stores.tokens import Desk, Tokens
 from dal.stores.triggers import Triggers
 from dal.stores.versions import Version, Versions
 from dal.stores.webhooks import Webhook
-from dal.stores.workflows import Event, Workflow, Workflows
+from dal.stores.workflows import Event, FoundWorkflow, NamedWorkflow, Workflow, Workflows
 from dal.usage import Usage
 
 T = TypeVar("T")
@@ -59,10 +60,11 @@ class Health(Struct, frozen=True):
 
 
 _MODELS: tuple[type[Struct], ...] = (
-    *(Workflow, Event, Version, Run, StatusCount, Key, Claim),
+    *(Workflow, FoundWorkflow, NamedWorkflow, Event, Version, Run, StatusCount, Key, Claim),
     *(Cron, Webhook, RetryPolicy, FailedRun),
     *(Execution, Step, StreamedStep, Checkpoint),
     *(TokenRecord, StoredToken, TokenUsage, Refusal, PepperCount, AuditRow, SealedHead),
+    *(Thread, Item, Attachment, FoundText),
     *MODELS,
 )
 MODELS_BY_NAME = {model.__name__: model for model in _MODELS}
@@ -87,6 +89,7 @@ class Stores(Store[M]):
         self.history: History[M] = History(runner, clock)
         self.checkpoints: Checkpoints[M] = Checkpoints(runner, clock)
         self.tokens: Tokens[M] = Tokens(runner, clock, desk)
+        self.chat: Chat[M] = Chat(runner, clock)
 
 
 class Tx(Stores[M]):
@@ -316,8 +319,10 @@ def load_catalog(settings: Settings) -> Catalog:
     return catalog
 
 
-def _prepare(settings: Settings, migrate: bool | None, clock: Clock) -> tuple[Catalog, File | None]:
-    """Load the queries and bring or check the schema. The file is open afterwards; on PostgreSQL there is none."""
+def _prepare(settings: Settings, migrate: bool | None, clock: Clock) -> tuple[Catalog, File | None, bool]:
+    """Load the queries, bring or check the schema, and say whether it was changed. The file is open afterwards; on
+    PostgreSQL there is none."""
+    changed = False
     catalog = load_catalog(settings)
     file = File(settings) if settings.backend == "sqlite" else None
     try:
@@ -325,7 +330,7 @@ def _prepare(settings: Settings, migrate: bool | None, clock: Clock) -> tuple[Ca
         try:
             schema = Schema(door, catalog, clock)
             if migrate or (migrate is None and file is not None):
-                schema.apply()
+                changed = bool(schema.apply())
             schema.require()
         finally:
             door.close()
@@ -333,7 +338,7 @@ def _prepare(settings: Settings, migrate: bool | None, clock: Clock) -> tuple[Ca
         if file is not None:
             file.close()
         raise
-    return catalog, file
+    return catalog, file, changed
 
 
 def connect(
@@ -348,9 +353,16 @@ def connect(
     """
     settings = Settings.load(database)
     keys = keyring_of(settings)
-    catalog, file = _prepare(settings, migrate, clock)
+    catalog, file, changed = _prepare(settings, migrate, clock)
     engine = PostgresSync(settings, catalog) if file is None else SqliteSync(file, catalog)
-    return Dal(engine, settings, clock, keys)
+    db: Dal[Sync] = Dal(engine, settings, clock, keys)
+    try:
+        while changed and db.workflows.make_searchable():
+            pass
+    except BaseException:
+        db.close()
+        raise
+    return db
 
 
 class aconnect:
@@ -374,19 +386,21 @@ class aconnect:
         keys = keyring_of(settings)
         preparing = asyncio.ensure_future(asyncio.to_thread(_prepare, settings, migrate, clock))
         try:
-            catalog, file = await asyncio.shield(preparing)
+            catalog, file, changed = await asyncio.shield(preparing)
         except asyncio.CancelledError:
             preparing.add_done_callback(_close_prepared)
             raise
-        if file is not None:
-            return Dal(SqliteAsync(file, catalog), settings, clock, keys)
-        engine = PostgresAsync(settings, catalog)
+        engine = PostgresAsync(settings, catalog) if file is None else SqliteAsync(file, catalog)
+        db: Dal[Async] = Dal(engine, settings, clock, keys)
         try:
-            await engine.open()
+            if isinstance(engine, PostgresAsync):
+                await engine.open()
+            while changed and await db.workflows.make_searchable():
+                pass
         except BaseException:
             await engine.close()
             raise
-        return Dal(engine, settings, clock, keys)
+        return db
 
     async def __aenter__(self) -> Dal[Async]:
         self._db = await self._open()
@@ -399,7 +413,7 @@ class aconnect:
         await self._db.close()
 
 
-def _close_prepared(preparing: asyncio.Future[tuple[Catalog, File | None]]) -> None:
+def _close_prepared(preparing: asyncio.Future[tuple[Catalog, File | None, bool]]) -> None:
     """Close a file that was opened for a caller who has been cancelled since."""
     if not preparing.cancelled() and preparing.exception() is None:
         file = preparing.result()[1]

@@ -4,7 +4,8 @@
     ├─ Invalid (also ValueError; .path)         bad argument; nothing was sent
     ├─ NotFound (also LookupError)
     │  ├─ WorkflowNotFound, VersionNotFound, RunNotFound, TriggerNotFound, KeyNotFound, ExecutionNotFound
-    │  └─ CheckpointNotFound, TokenNotFound
+    │  ├─ CheckpointNotFound, TokenNotFound
+    │  └─ ThreadNotFound, ItemNotFound, AttachmentNotFound
     ├─ Conflict (.constraint)
     │  ├─ AlreadyExists, HandleTaken, VersionTaken, NameTaken
     │  └─ RevisionConflict, IdempotencyConflict, ConstraintViolated
@@ -117,6 +118,18 @@ class CheckpointNotFound(NotFound):
 
 class TokenNotFound(NotFound):
     """No service token has this key id."""
+
+
+class ThreadNotFound(NotFound):
+    """The owner has no chat thread with this id."""
+
+
+class ItemNotFound(NotFound):
+    """The chat thread has no item with this id."""
+
+
+class AttachmentNotFound(NotFound):
+    """The owner has no attachment with this id."""
 
 
 class Conflict(DalError):

@@ -23,6 +23,7 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _CHECK = 8
 _LAST = datetime(9999, 12, 31, 23, 59, 59, 999999, UTC)
 NEWEST = (_LAST, UUID(int=2**128 - 1))
+FAR = 2**52  # behind every number that a table gives its rows, and 1024 times as many fit into 64 bits
 NEWEST_TEXT = (_LAST, "\U0010ffff")  # behind every text, compared as bytes, but those that begin with this no character
 
 
@@ -114,3 +115,14 @@ def read_number_cursor(scope: str, after: str | None, first: int) -> int:
         return first
     number: int = struct.unpack(">q", _unpack(scope, after, 8))[0]
     return number
+
+
+def place_cursor(scope: str, is_first: bool, number: int) -> str:
+    """The cursor behind a row of two lists that follow each other, each with numbers of its own. is_first: of which."""
+    return number_cursor(scope, number * 2 + is_first)
+
+
+def read_place_cursor(scope: str, after: str | None) -> tuple[bool, int]:
+    """The list and the number to go on from. Raises Invalid for any other list's cursor."""
+    number = read_number_cursor(scope, after, first=FAR * 2 + 1)
+    return number % 2 == 1, number // 2

@@ -6,6 +6,7 @@ from uuid import UUID
 
 from dal.core.rows import Applied, Json
 from dal.core.schema import AppliedMigration, Damage, SchemaColumn, SchemaIndex, SchemaReference, ServerFacts
+from dal.stores.chat import Attachment, FoundText, Item, Thread
 from dal.stores.checkpoints import Checkpoint
 from dal.stores.crons import Cron
 from dal.stores.history import Execution, Step, StreamedStep
@@ -16,9 +17,69 @@ from dal.stores.token_audit import AuditRow, SealedHead
 from dal.stores.token_records import PepperCount, Refusal, StoredToken, TokenRecord, TokenUsage
 from dal.stores.versions import Version
 from dal.stores.webhooks import Webhook
-from dal.stores.workflows import Event, Workflow
+from dal.stores.workflows import Event, FoundWorkflow, NamedWorkflow, Workflow
 
 class Queries:
+    async def save_thread(self, *, id: str, owner: str, title: str | None, title_terms: str, workflow_id: str | None, status: Json, metadata: Json, details: Json, created_at: datetime, now: datetime) -> Thread | None:
+        """chat.sql: A new thread, or another content for one, which keeps its created_at. No row: another owner has the id."""
+
+    async def get_thread(self, *, id: str, owner: str) -> Thread | None:
+        """chat.sql: One thread, without its items."""
+
+    async def list_threads(self, *, owner: str, after: str | None, limit: int) -> list[Applied[Thread]]:
+        """chat.sql: Threads of an owner, newest first, those behind one of them or from the first on. One row refused with 'after': there is no such thread."""
+
+    async def list_threads_oldest(self, *, owner: str, after: str | None, limit: int) -> list[Applied[Thread]]:
+        """chat.sql: The same, oldest first."""
+
+    async def list_threads_of_workflow(self, *, owner: str, workflow_id: str, after: str | None, limit: int) -> list[Applied[Thread]]:
+        """chat.sql: Threads of an owner about a workflow, newest first, as list_threads has them."""
+
+    async def list_threads_of_workflow_oldest(self, *, owner: str, workflow_id: str, after: str | None, limit: int) -> list[Applied[Thread]]:
+        """chat.sql: The same, oldest first."""
+
+    async def find_threads(self, *, owner: str, metadata: Json, workflow_id: str | None, after: str | None, limit: int) -> list[Applied[Thread]]:
+        """chat.sql: Threads of an owner whose metadata contain an object, as @> has it, of one workflow or, with null, of any; newest first, as list_threads has them. Planned with its values: what many have is found soonest in the order of the page, what few have in the index."""
+
+    async def find_threads_oldest(self, *, owner: str, metadata: Json, workflow_id: str | None, after: str | None, limit: int) -> list[Applied[Thread]]:
+        """chat.sql: The same, oldest first."""
+
+    async def delete_thread(self, *, id: str, owner: str) -> int:
+        """chat.sql: Take a thread away, with its items and attachments."""
+
+    async def delete_threads(self, *, before: datetime, limit: int) -> int:
+        """chat.sql: Forget threads, oldest first, that were made before a time and in which nothing was saved since, with their items and attachments. What another is deleting is left to it."""
+
+    async def add_item(self, *, id: str, thread_id: str, owner: str, type: str, item: str, body: str, firsts: Sequence[int], terms: Sequence[str], created_at: datetime, now: datetime) -> Applied[Item] | None:
+        """chat.sql: The next item of a thread, with its pieces; the same again answers what is stored. Refused with 'taken': the id has another content; with 'again': another transaction had it, was waited for, and has committed since, so that the same statement, sent again, sees what it stored. No row: there is no such thread."""
+
+    async def save_item(self, *, id: str, thread_id: str, owner: str, type: str, item: str, body: str, firsts: Sequence[int], terms: Sequence[str], created_at: datetime, now: datetime) -> Applied[Item] | None:
+        """chat.sql: The next item of a thread, or another content for one, which keeps its seq and created_at. Refused with 'taken': another thread has the id. No row: there is no such thread. Pieces are upserted, which finds those that this statement, having waited for the thread, cannot see; those that it cannot delete are told from an item's own by its count of pieces."""
+
+    async def get_item(self, *, id: str, thread_id: str, owner: str) -> Item | None:
+        """chat.sql: One item of a thread."""
+
+    async def list_items(self, *, thread_id: str, owner: str, after: str | None, limit: int) -> list[Applied[Item]]:
+        """chat.sql: The items of a thread, oldest first, those behind one of them or from the first on. One row refused: with 'after' if there is no such item in it; with 'end' if nothing follows. No row: there is no such thread."""
+
+    async def list_items_newest(self, *, thread_id: str, owner: str, after: str | None, limit: int) -> list[Applied[Item]]:
+        """chat.sql: The same, newest first."""
+
+    async def delete_item(self, *, id: str, thread_id: str, owner: str) -> int:
+        """chat.sql: Take an item away. Its number is not given again."""
+
+    async def save_attachment(self, *, id: str, owner: str, thread_id: str | None, type: str, name: str, mime_type: str, details: Json, storage_path: str | None, now: datetime) -> Applied[Attachment] | None:
+        """chat.sql: A new attachment, or another content for one, which keeps its created_at. Refused with 'taken': another owner has the id; with 'thread': there is no such thread."""
+
+    async def get_attachment(self, *, id: str, owner: str) -> Attachment | None:
+        """chat.sql: One attachment."""
+
+    async def delete_attachment(self, *, id: str, owner: str) -> int:
+        """chat.sql: Take an attachment away; what it names stays where it is stored."""
+
+    async def search_chat(self, *, owner: str, words: str, before_thread: int, before_item: int, limit: int) -> list[FoundText]:
+        """chat.sql: What an owner finds by words: threads by their titles, then items by their text, those added last first. Of an item that is found by several pieces, the first. before_thread, before_item: 2^52 for the first page, 0 where a list is over. What few rows have is found in the index and sorted; what more have, in the order of the page. Which it is, the rows themselves tell: f and g are some of those that have the words, in whatever order, and all of them if there are few. The planner could not tell, since it knows nothing of rare words. So each way is written such that no other index fits it: f and g look for an owner and a number that are no columns, the others for terms that are none; and an owner's rows are a stretch of an index, lest the planner sort all of a busy owner's."""
+
     async def create_checkpoint(self, *, id: str, workflow_id: str, config_version: int | None, runnable_config: Json, metrics: Json, metadata: Json, artifact_url: str | None, is_best: bool, now: datetime) -> Applied[Checkpoint] | None:
         """checkpoints.sql: A checkpoint, under the number given or, with null, the one behind the highest so far; the best one from now on, if it is said to be. Refused with 'id' or 'version', which another has. One that took either meanwhile is refused by its constraint, and the head that was moved for it is moved back with the statement."""
 
@@ -286,7 +347,7 @@ class Queries:
     async def update_version_config(self, *, workflow_id: UUID, number: int, runnable_config: Json | None, actor: str, now: datetime) -> Version | None:
         """versions.sql: Set or clear a version's runnable_config."""
 
-    async def create_workflow(self, *, id: UUID, handle: str | None, name: str, slug: str, description: str | None, tags: Json, draft_access: str, chat_config: Json | None, actor: str, now: datetime) -> Workflow | None:
+    async def create_workflow(self, *, id: UUID, handle: str | None, name: str, slug: str, description: str | None, tags: Json, draft_access: str, chat_config: Json | None, name_terms: str, description_terms: str, tag_terms: str, actor: str, now: datetime) -> Workflow | None:
         """workflows.sql: A new workflow with its first audit event. No row: an active workflow has the handle."""
 
     async def get_workflow(self, *, id: UUID) -> Workflow | None:
@@ -307,7 +368,7 @@ class Queries:
     async def list_workflows_all_by_tag(self, *, tag: str, after_at: datetime, after_id: UUID, limit: int) -> list[Workflow]:
         """workflows.sql: Workflows with a tag, archived ones too, newest first, one page."""
 
-    async def update_workflow(self, *, id: UUID, expected_revision: int | None, set_handle: bool, handle: str | None, set_name: bool, name: str | None, slug: str | None, set_description: bool, description: str | None, set_tags: bool, tags: Json | None, set_draft_access: bool, draft_access: str | None, set_chat_config: bool, chat_config: Json | None, fields: Json, actor: str, now: datetime) -> Applied[Workflow] | None:
+    async def update_workflow(self, *, id: UUID, expected_revision: int | None, set_handle: bool, handle: str | None, set_name: bool, name: str | None, slug: str | None, set_description: bool, description: str | None, set_tags: bool, tags: Json | None, set_draft_access: bool, draft_access: str | None, set_chat_config: bool, chat_config: Json | None, name_terms: str | None, description_terms: str | None, tag_terms: str | None, fields: Json, actor: str, now: datetime) -> Applied[Workflow] | None:
         """workflows.sql: Change what is given. Refused with what was found: the present revision, where another is expected; or 'handle', which an active workflow has."""
 
     async def archive_workflow(self, *, id: UUID, actor: str, now: datetime) -> Workflow | None:
@@ -324,3 +385,15 @@ class Queries:
 
     async def list_workflow_events(self, *, workflow_id: UUID, after: int, limit: int) -> list[Event]:
         """workflows.sql: The audit trail of a workflow, oldest first, one page; after is 0 for the first."""
+
+    async def search_workflows(self, *, name_words: str, words: str, before_name: int, before: int, limit: int) -> list[FoundWorkflow]:
+        """workflows.sql: Active workflows that have all words, the last one the beginning of one: those that have them all in their name, then the others, of each those made last first. name_words, words: the same behind n, behind t. before_name, before: 2^52 for the first page, 0 where a list is over. What few have is found in the index and sorted; what more have, in the order of the page; see search_chat."""
+
+    async def search_workflows_all(self, *, name_words: str, words: str, before_name: int, before: int, limit: int) -> list[FoundWorkflow]:
+        """workflows.sql: The same, archived workflows too."""
+
+    async def list_workflows_unsearchable(self, *, limit: int) -> list[NamedWorkflow]:
+        """workflows.sql: Workflows that lack words, which an earlier version wrote, those made first first; kept as they are until the transaction ends. What another is looking after is left to it."""
+
+    async def create_workflow_texts(self, *, ids: Sequence[UUID], name_terms: Sequence[str], description_terms: Sequence[str], tag_terms: Sequence[str]) -> int:
+        """workflows.sql: The words of workflows that lack some, in the order given."""

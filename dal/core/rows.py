@@ -6,6 +6,7 @@ kinds are those of the query files: uuid, text, int, float, bool, timestamptz, j
 
 from __future__ import annotations
 
+import json
 import math
 import types
 from collections.abc import Callable, Mapping, Sequence
@@ -50,6 +51,11 @@ class _Refused(Exception):
     def __init__(self, reason: str) -> None:
         super().__init__(reason)
         self.path: list[str | int] = []
+
+    def as_invalid(self, path: str) -> Invalid:
+        """The error for a caller. path: of the document."""
+        steps = "".join(f"[{step}]" if isinstance(step, int) else f".{step}" for step in reversed(self.path))
+        return Invalid(str(self), path=_shown(path + steps))
 
 
 class _TooLarge(Exception):
@@ -99,6 +105,44 @@ def decode_json(text: str | bytes) -> Json:
         raise CorruptDatabase("a stored document is not JSON") from error
 
 
+def check_document(text: str, path: str) -> str:
+    """A JSON document that is kept as the text it came as: the text itself, if ``encode_json`` would take what it says.
+
+    Raises Invalid for anything else: what is not JSON, a key given twice, an escaped NUL or lone surrogate.
+    """
+    if len(check_text(text, path).encode()) > MAX_JSON_BYTES:
+        raise Invalid(f"more than {MAX_JSON_BYTES} bytes of JSON", path=path)
+    try:
+        value = json.loads(text, object_pairs_hook=_object, parse_constant=_no_constant, parse_int=_parse_int)
+        _walk(value, 1, [MAX_JSON_BYTES])
+        if "\\u" in text:
+            _check_strings(value)
+    except _Refused as refused:
+        raise refused.as_invalid(path) from None
+    except RecursionError:
+        raise Invalid(f"nested more than {MAX_JSON_DEPTH} deep", path=path) from None
+    except json.JSONDecodeError as error:
+        raise Invalid(f"is not JSON, at character {error.pos}", path=path) from None
+    return text
+
+
+def _object(pairs: list[tuple[str, Json]]) -> dict[str, Json]:
+    made = dict(pairs)
+    if len(made) < len(pairs):
+        raise _Refused("an object has a key twice")
+    return made
+
+
+def _no_constant(name: str) -> Json:
+    raise _Refused(f"{name} is not JSON")
+
+
+def _parse_int(digits: str) -> int:
+    if len(digits) > 20:  # Python refuses to read thousands of them
+        raise _Refused("an integer beyond 64 bits")
+    return int(digits)
+
+
 def _encode(value: Json, path: str, encoder: msgspec.json.Encoder) -> bytes:
     room = [MAX_JSON_BYTES]
     try:
@@ -112,8 +156,7 @@ def _encode(value: Json, path: str, encoder: msgspec.json.Encoder) -> bytes:
         if b"\\u0000" in encoded:  # or a harmless backslash before the letters u0000
             _check_strings(value)
     except _Refused as refused:
-        steps = "".join(f"[{step}]" if isinstance(step, int) else f".{step}" for step in reversed(refused.path))
-        raise Invalid(str(refused), path=_shown(path + steps)) from None
+        raise refused.as_invalid(path) from None
     except _TooLarge:
         encoded = None
     if encoded is None or len(encoded) > MAX_JSON_BYTES:

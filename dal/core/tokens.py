@@ -1,7 +1,8 @@
 """SQL text cut into tokens, as far as finding its parameters and statement ends needs.
 
 aiosql looks for ``:name`` with a regular expression, which is wrong inside dollar quotes, escaped strings, comments and
-array slices. This is a lexer instead: it knows the quoting rules of both dialects and nothing of their grammar.
+array slices. This is a lexer instead: it knows the quoting rules of both dialects and, but for the body of a trigger,
+nothing of their grammar.
 """
 
 from __future__ import annotations
@@ -118,7 +119,8 @@ def statements(sql: str, dialect: Dialect, tag: str, placeholder: Callable[[int]
     """Compile a text of one or more statements, each ended by a semicolon.
 
     A parameter used twice in a statement is one placeholder, so its type is inferred from both uses. Comments go, the
-    tag follows the first word, all else stays as written. Raises SqlSyntax when the last semicolon is missing.
+    tag follows the first word, all else stays as written. A trigger is one statement, up to an ``end`` that stands by
+    itself. Raises SqlSyntax when the last semicolon is missing.
     """
     done: list[Statement] = []
     pieces: list[str] = []
@@ -130,6 +132,9 @@ def statements(sql: str, dialect: Dialect, tag: str, placeholder: Callable[[int]
             body = _tidy(pieces)
             if not body:
                 raise SqlSyntax("a semicolon without a statement before it", token.at)
+            if _TRIGGER.match(body) and not _END.search(body):
+                pieces.append(";")
+                continue
             sent = tagged(body, tag)
             done.append(Statement(sent, tuple(names), sent.encode()))
             pieces, names = [], {}
@@ -138,6 +143,10 @@ def statements(sql: str, dialect: Dialect, tag: str, placeholder: Callable[[int]
     if _tidy(pieces):
         raise SqlSyntax("the statement does not end with a semicolon", len(sql.rstrip()))
     return done
+
+
+_TRIGGER = re.compile(r"create\s+(?:temp\w*\s+)?trigger\b(?=.*\bbegin\b)", re.IGNORECASE | re.DOTALL)
+_END = re.compile(r";\s*end\Z", re.IGNORECASE)
 
 
 def tagged(sql: str, tag: str) -> str:

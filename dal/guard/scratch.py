@@ -50,10 +50,13 @@ def private_sqlite(
 
 
 def describe(connection: sqlite3.Connection) -> Mapping[str, Table]:
-    """The tables of a SQLite database. Partial indexes and those over nullable columns are no keys."""
+    """The tables of a SQLite database. Partial indexes and those over nullable columns are no keys; of a virtual table,
+    which has no other, the rowid is."""
     tables = {}
-    names = connection.execute("select name from sqlite_schema where type = 'table' and name not like 'sqlite%'")
-    for (name,) in names.fetchall():
+    names = connection.execute(
+        "select name, type from pragma_table_list where type in ('table', 'virtual') and name not like 'sqlite%'"
+    )
+    for name, kind in names.fetchall():
         info = connection.execute('select name, "notnull", pk from pragma_table_info(?)', (name,)).fetchall()
         required = {column for column, not_null, key in info if not_null or key}
         keys = [frozenset(column for column, _, key in info if key)]
@@ -63,8 +66,11 @@ def describe(connection: sqlite3.Connection) -> Mapping[str, Table]:
         for (index,) in unique:
             columns = connection.execute("select name from pragma_index_info(?)", (index,)).fetchall()
             keys.append(frozenset(column for (column,) in columns if column))
+        if kind == "virtual":
+            required.add("rowid")
+            keys.append(frozenset({"rowid"}))
         usable = [key for key in dict.fromkeys(keys) if key and key <= required]
-        tables[name] = Table(frozenset(column for column, _, _ in info), usable)
+        tables[name] = Table(frozenset(column for column, _, _ in info) | required, usable)
     return tables
 
 

@@ -15,16 +15,20 @@ from uuid import UUID
 from msgspec import UNSET, Struct, UnsetType
 
 from dal.core.cursors import (
+    FAR,
     Page,
     check_limit,
     instant_cursor,
     number_cursor,
     page,
+    place_cursor,
     read_instant_cursor,
     read_number_cursor,
+    read_place_cursor,
 )
-from dal.core.face import M, Queries, Store, applied, missing, statement
+from dal.core.face import M, Queries, Store, applied, missing, statement, transaction
 from dal.core.rows import Applied, Json, check_bool, check_int, check_text
+from dal.core.search import wanted, words
 from dal.digests import uuid7
 from dal.errors import (
     AlreadyExists,
@@ -39,6 +43,9 @@ from dal.errors import (
 from dal.stores.checks import check_choice, check_key, check_length, check_tag, check_tags
 
 DraftAccess = Literal["personal", "authenticated", "workspace"]
+
+MAX_INDEXED = 10_000  # in one call, because on one of the databases everybody who writes waits for it
+_SEARCHED_TAGS = 65_536  # characters
 
 _HANDLE = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")
 
@@ -63,6 +70,22 @@ class Workflow(Struct, frozen=True):
     created_at: datetime
     created_by: str
     updated_at: datetime
+
+
+class FoundWorkflow(Workflow, frozen=True):
+    """A workflow that was searched for. number: of its words. is_name: its name has all of them."""
+
+    number: int
+    is_name: bool
+
+
+class NamedWorkflow(Struct, frozen=True):
+    """What is searched of a workflow."""
+
+    id: UUID
+    name: str
+    description: str | None
+    tags: tuple[str, ...]
 
 
 class Event(Struct, frozen=True):
@@ -106,6 +129,19 @@ def _check_description(value: str | None) -> str | None:
     return None if value is None else check_length(value, "description", 0, 1024)
 
 
+def _terms(text: str, key: str = "t") -> str:
+    return "".join(f"{key}{word} " for word in words(text))
+
+
+def _name_terms(name: str) -> str:
+    return _terms(name, "n") + _terms(name)
+
+
+def _tag_terms(tags: Sequence[str]) -> str:
+    """As many of the words as an index entry is sure to hold."""
+    return _terms(" ".join(tags)[:_SEARCHED_TAGS])
+
+
 class Workflows(Store[M]):
     """``db.workflows``."""
 
@@ -129,15 +165,19 @@ class Workflows(Store[M]):
         Raises HandleTaken if a workflow that is not archived has the handle.
         """
         name = _check_name(name)
+        tags = check_tags(tags)
         workflow = await q.create_workflow(
             id=uuid7(),
             handle=None if handle is None else check_handle(handle),
             name=name,
             slug=slugify(name),
             description=_check_description(description),
-            tags=check_tags(tags),
+            tags=tags,
             draft_access=check_choice(draft_access, "draft_access", get_args(DraftAccess)),
             chat_config=chat_config,
+            name_terms=_name_terms(name),
+            description_terms=_terms(description or ""),
+            tag_terms=_tag_terms(tags),
             actor=check_key(actor, "actor"),
             now=self.clock(),
         )
@@ -186,6 +226,58 @@ class Workflows(Store[M]):
             rows = await by_tag(tag=tag, after_at=after_at, after_id=after_id, limit=more)
         return page(rows, limit, lambda last: instant_cursor(scope, last.created_at, last.id))
 
+    @statement
+    async def search(
+        self,
+        q: Queries,
+        text: str,
+        *,
+        include_archived: bool = False,
+        after: str | None = None,
+        limit: int = 50,
+    ) -> Page[Workflow]:
+        """Workflows that have every word of a text in their name, description or tags; none if it has no word.
+
+        Words are compared without case and diacritics, and the last one is the beginning of a word. Those that have all
+        in their name come first, and of these and of the others those made last. limit: 1 to 500.
+        Raises Invalid for more than 64 words.
+        """
+        check_bool(include_archived, "include_archived")
+        asked = wanted(check_text(text, "text"), "text")
+        scope = f"search-workflows:{include_archived}:{asked}"
+        is_first, place = read_place_cursor(scope, after)
+        check_limit(limit)
+        if asked is None:
+            return Page([], None)
+        rows = await (q.search_workflows_all if include_archived else q.search_workflows)(
+            name_words=asked.keyed("n"),
+            words=asked.keyed("t"),
+            before_name=place if is_first else 0,
+            before=FAR if is_first else place,
+            limit=limit + 1,
+        )
+        found = page(rows, limit, lambda last: place_cursor(scope, last.is_name, last.number))
+        return Page([_plain(row) for row in found.items], found.next)
+
+    @transaction
+    async def make_searchable(self, q: Queries, *, limit: int = 1000) -> int:
+        """Make workflows searchable that an earlier version wrote; returns how many, fewer than limit at the end.
+
+        ``dal schema apply`` does it until none is left; so does ``connect`` where it applied a migration.
+        limit: 1 to 10,000.
+        """
+        if not 1 <= check_int(limit, "limit") <= MAX_INDEXED:
+            raise Invalid(f"{limit}; takes 1 to {MAX_INDEXED}", path="limit")
+        found = await q.list_workflows_unsearchable(limit=limit)
+        if found:
+            await q.create_workflow_texts(
+                ids=[each.id for each in found],
+                name_terms=[_name_terms(each.name) for each in found],
+                description_terms=[_terms(each.description or "") for each in found],
+                tag_terms=[_tag_terms(each.tags) for each in found],
+            )
+        return len(found)
+
     @statement(write=True)
     async def update(
         self,
@@ -214,6 +306,8 @@ class Workflows(Store[M]):
         if not fields:
             raise Invalid(f"nothing to change; give at least one of {', '.join(given)}")
         new_name = None if name is UNSET else _check_name(name)
+        new_description = None if description is UNSET else _check_description(description)
+        new_tags = None if tags is UNSET else check_tags(tags)
         try:
             answer = await q.update_workflow(
                 id=id,
@@ -226,15 +320,18 @@ class Workflows(Store[M]):
                 name=new_name,
                 slug=None if new_name is None else slugify(new_name),
                 set_description=description is not UNSET,
-                description=None if description is UNSET else _check_description(description),
+                description=new_description,
                 set_tags=tags is not UNSET,
-                tags=None if tags is UNSET else check_tags(tags),
+                tags=new_tags,
                 set_draft_access=draft_access is not UNSET,
                 draft_access=(
                     None if draft_access is UNSET else check_choice(draft_access, "draft_access", get_args(DraftAccess))
                 ),
                 set_chat_config=chat_config is not UNSET,
                 chat_config=None if chat_config is UNSET else chat_config,
+                name_terms=None if new_name is None else _name_terms(new_name),
+                description_terms=_terms(new_description or ""),
+                tag_terms=None if new_tags is None else _tag_terms(new_tags),
                 fields=fields,
                 actor=check_key(actor, "actor"),
                 now=self.clock(),
@@ -308,6 +405,10 @@ class Workflows(Store[M]):
         number = read_number_cursor(scope, after, first=0)
         rows = await q.list_workflow_events(workflow_id=id, after=number, limit=check_limit(limit) + 1)
         return page(rows, limit, lambda last: number_cursor(scope, last.number))
+
+
+def _plain(row: FoundWorkflow) -> Workflow:
+    return Workflow(*(getattr(row, name) for name in Workflow.__struct_fields__))
 
 
 def _unless_handle(error: AlreadyExists) -> None:

@@ -27,15 +27,17 @@ values (:version, :name, :sha256, :applied_at, :duration_ms, :app_version);
 select max(version) from dal_schema_migrations;
 
 -- name: list_schema_columns()
+-- differs: the FTS5 tables, which are indexes there, are told of as tables.
 select t.name as table_name, c.name as column_name, lower(c.type) as type, c."notnull" = 0 as nullable,
        c.pk as key_position
   from pragma_table_list as t
   join pragma_table_info(t.name) as c
- where t.schema = 'main' and t.type = 'table' and t.name not like 'sqlite\_%' escape '\'
+ where t.schema = 'main' and t.type in ('table', 'virtual') and t.name not like 'sqlite\_%' escape '\'
  order by t.name, c.cid;
 
 -- name: list_schema_indexes()
--- differs: an index made by a unique constraint has no name of its own here, so the name is sqlite_autoindex_….
+-- differs: an index made by a unique constraint has no name of its own here, so the name is sqlite_autoindex_…. The
+-- triggers that keep up the FTS5 tables are told of, too.
 select i.tbl_name as table_name, i.name as index_name, l."unique" as is_unique,
        (select group_concat(coalesce(c.name, '(expression)') || case when c."desc" then ' desc' else '' end, ', ')
           from pragma_index_xinfo(i.name) as c where c.key) as columns,
@@ -43,7 +45,9 @@ select i.tbl_name as table_name, i.name as index_name, l."unique" as is_unique,
   from sqlite_schema as i
   join pragma_index_list(i.tbl_name) as l on l.name = i.name
  where i.type = 'index' and l.origin <> 'pk'
- order by i.tbl_name, i.name;
+ union all
+select tbl_name, name, 0, 'trigger', null, 1 from sqlite_schema where type = 'trigger'
+ order by table_name, index_name;
 
 -- name: list_schema_references()
 select t.name as table_name, group_concat(k."from", ', ') as columns, k."table" as target_table,

@@ -1,8 +1,10 @@
 -- Workflows: what a user names, finds, publishes and archives. Their tags stand twice: in order on the workflow, to be
 -- read with it, and one a row in workflow_tags, to be found by.
+-- What is searched are words that Python cut (dal/core/search.py), in workflow_texts: those of name, description and tags,
+-- each behind a t, and those of the name behind an n, too. workflow_texts_fts is kept up by triggers.
 -- Grows to about: workflows 1e5, tags 3e5, events 1e6 rows.
 
--- name: create_workflow(id, handle, name, slug, description, tags, draft_access, chat_config, actor, now)^
+-- name: create_workflow(id, handle, name, slug, description, tags, draft_access, chat_config, name_terms, description_terms, tag_terms, actor, now)^
 -- differs: a script in one transaction; changes() tells whether the statement before it did anything.
 insert into workflows (id, handle, name, slug, description, tags, draft_access, chat_config, last_event, created_at,
                        created_by, updated_at)
@@ -21,6 +23,10 @@ select w.id, tag.value, w.created_at, w.is_archived
   from workflows w cross join json_each(w.tags) as tag
  where w.id = :id
     on conflict (workflow_id, tag) do nothing;
+insert into workflow_texts (workflow_id, name_terms, description_terms, tag_terms)
+select id, :name_terms, :description_terms, :tag_terms
+  from workflows
+ where id = :id;
 
 -- name: get_workflow(id)^
 select id, handle, name, slug, description, tags, draft_access, is_archived, is_public, published_at, published_by,
@@ -79,7 +85,7 @@ select w.id, w.handle, w.name, w.slug, w.description, w.tags, w.draft_access, w.
   join workflows w on w.id = t.workflow_id
  order by t.created_at desc, t.workflow_id desc;
 
--- name: update_workflow(id, expected_revision, set_handle, handle, set_name, name, slug, set_description, description, set_tags, tags, set_draft_access, draft_access, set_chat_config, chat_config, fields, actor, now)^
+-- name: update_workflow(id, expected_revision, set_handle, handle, set_name, name, slug, set_description, description, set_tags, tags, set_draft_access, draft_access, set_chat_config, chat_config, name_terms, description_terms, tag_terms, fields, actor, now)^
 -- differs: a script in one transaction; changes() tells whether the statement before it did anything.
 update workflows as w
    set handle = case when :set_handle then :handle else handle end,
@@ -103,6 +109,15 @@ select changes() = 1 as applied, case when revision <> :expected_revision then c
        require_login, chat_config, revision, created_at, created_by, updated_at
   from workflows
  where id = :id;
+insert into workflow_texts (workflow_id, name_terms, description_terms, tag_terms)
+select id, case when :set_name then :name_terms end, case when :set_description then :description_terms end,
+       case when :set_tags then :tag_terms end
+  from workflows
+ where id = :id and changes() = 1 and (:set_name or :set_description or :set_tags)
+    on conflict (workflow_id) do update
+   set name_terms = case when :set_name then excluded.name_terms else name_terms end,
+       description_terms = case when :set_description then excluded.description_terms else description_terms end,
+       tag_terms = case when :set_tags then excluded.tag_terms else tag_terms end;
 delete from workflow_tags
  where workflow_id = :id and tag not in (select value from workflows w, json_each(w.tags) where w.id = :id);
 insert into workflow_tags (workflow_id, tag, created_at, is_archived)
@@ -192,3 +207,98 @@ select number, actor, action, at, metadata
  where workflow_id = :workflow_id and number > :after
  order by number
  limit :limit;
+
+-- name: search_workflows(name_words, words, before_name, before, limit)
+-- differs: FTS5 gives the rows that have the words in the order of the page, one by one.
+select id, handle, name, slug, description, tags, draft_access, is_archived, is_public, published_at, published_by,
+       require_login, chat_config, revision, created_at, created_by, updated_at,
+       number, is_name
+  from (select w.id, w.handle, w.name, w.slug, w.description, w.tags, w.draft_access, w.is_archived, w.is_public,
+               w.published_at, w.published_by, w.require_login, w.chat_config, w.revision, w.created_at,
+               w.created_by, w.updated_at,
+               x.number, 1 as is_name
+          from (select f.rowid as number
+                  from workflow_texts_fts f
+                 where workflow_texts_fts match '"' || replace(:name_words, ' ', '" AND "') || '" *'
+                   and f.rowid < :before_name
+                   and not (select a.is_archived
+                              from workflow_texts o
+                              join workflows a on a.id = o.workflow_id
+                             where o.number = f.rowid)
+                 order by f.rowid desc
+                 limit :limit) x
+         cross join workflow_texts o on o.number = x.number
+         cross join workflows w on w.id = o.workflow_id
+         union all
+        select w.id, w.handle, w.name, w.slug, w.description, w.tags, w.draft_access, w.is_archived, w.is_public,
+               w.published_at, w.published_by, w.require_login, w.chat_config, w.revision, w.created_at,
+               w.created_by, w.updated_at,
+               x.number, 0
+          from (select f.rowid as number
+                  from workflow_texts_fts f
+                 where workflow_texts_fts match '("' || replace(:words, ' ', '" AND "') || '" *) NOT ("'
+                                                || replace(:name_words, ' ', '" AND "') || '" *)'
+                   and f.rowid < :before
+                   and not (select a.is_archived
+                              from workflow_texts o
+                              join workflows a on a.id = o.workflow_id
+                             where o.number = f.rowid)
+                 order by f.rowid desc
+                 limit :limit) x
+         cross join workflow_texts o on o.number = x.number
+         cross join workflows w on w.id = o.workflow_id)
+ order by is_name desc, number desc
+ limit :limit;
+
+-- name: search_workflows_all(name_words, words, before_name, before, limit)
+-- differs: as search_workflows.
+select id, handle, name, slug, description, tags, draft_access, is_archived, is_public, published_at, published_by,
+       require_login, chat_config, revision, created_at, created_by, updated_at,
+       number, is_name
+  from (select w.id, w.handle, w.name, w.slug, w.description, w.tags, w.draft_access, w.is_archived, w.is_public,
+               w.published_at, w.published_by, w.require_login, w.chat_config, w.revision, w.created_at,
+               w.created_by, w.updated_at,
+               x.number, 1 as is_name
+          from (select f.rowid as number
+                  from workflow_texts_fts f
+                 where workflow_texts_fts match '"' || replace(:name_words, ' ', '" AND "') || '" *'
+                   and f.rowid < :before_name
+                 order by f.rowid desc
+                 limit :limit) x
+         cross join workflow_texts o on o.number = x.number
+         cross join workflows w on w.id = o.workflow_id
+         union all
+        select w.id, w.handle, w.name, w.slug, w.description, w.tags, w.draft_access, w.is_archived, w.is_public,
+               w.published_at, w.published_by, w.require_login, w.chat_config, w.revision, w.created_at,
+               w.created_by, w.updated_at,
+               x.number, 0
+          from (select f.rowid as number
+                  from workflow_texts_fts f
+                 where workflow_texts_fts match '("' || replace(:words, ' ', '" AND "') || '" *) NOT ("'
+                                                || replace(:name_words, ' ', '" AND "') || '" *)'
+                   and f.rowid < :before
+                 order by f.rowid desc
+                 limit :limit) x
+         cross join workflow_texts o on o.number = x.number
+         cross join workflows w on w.id = o.workflow_id)
+ order by is_name desc, number desc
+ limit :limit;
+
+-- name: list_workflows_unsearchable(limit)
+-- differs: nobody else writes meanwhile.
+select w.id, w.name, w.description, w.tags
+  from workflows w
+ where (select x.name_terms || x.description_terms || x.tag_terms
+          from workflow_texts x
+         where x.workflow_id = w.id) is null
+ order by w.created_at, w.id
+ limit :limit;
+
+-- name: create_workflow_texts(ids, name_terms, description_terms, tag_terms)!
+insert into workflow_texts (workflow_id, name_terms, description_terms, tag_terms)
+select x.value, :name_terms ->> x.key, :description_terms ->> x.key, :tag_terms ->> x.key
+  from json_each(:ids) x
+ where true
+ order by x.key
+    on conflict (workflow_id) do update
+   set name_terms = excluded.name_terms, description_terms = excluded.description_terms, tag_terms = excluded.tag_terms;

@@ -570,7 +570,8 @@ def test_run_shows_the_rows_and_undoes_what_it_did(
     url = make_database(dialect)
     words = [
         "id=01900000-0000-7000-8000-000000000001", "handle=null", "name=Ünicode", "slug=u", "description=null",
-        'tags=["a"]', "draft_access=personal", "chat_config=null", "actor=me", "now=2026-01-01T00:00:00Z",
+        'tags=["a"]', "draft_access=personal", "chat_config=null", "name_terms=nunicode tunicode ",
+        "description_terms=", "tag_terms=ta ", "actor=me", "now=2026-01-01T00:00:00Z",
     ]  # fmt: skip
     for _ in range(2):  # twice: the first left nothing behind
         said = run("queries", "run", "create_workflow", *words, "--url", url)

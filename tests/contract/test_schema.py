@@ -3,7 +3,10 @@ hand is meant, and from a copy of the package where its files are."""
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import hashlib
+import itertools
 import os
 import re
 import secrets
@@ -158,6 +161,78 @@ def test_postgres_is_migrated_only_when_asked(postgres_url: str) -> None:
     with dal.connect(postgres_url, migrate=True) as db:
         assert db.health().schema_version == LATEST
     dal.connect(postgres_url).close()
+
+
+# --- what an earlier version wrote ------------------------------------------------------------------------------------
+
+OLD_WORKFLOW = """
+insert into workflows (id, name, slug, description, tags, draft_access, created_at, created_by, updated_at)
+values ('01900000-0000-7000-8000-{n:012x}', 'Old Straße {n}', 's', 'of {n}', '["Tag-{n}"]', 'personal',
+        '2026-01-01T00:00:{second:02}.000000Z', 'ann', '2026-01-01T00:00:00.000000Z')
+"""
+
+
+@pytest.fixture
+def earlier_url(empty_url: str, dialect: Dialect) -> str:
+    """A database as it was before there was a search, with seven workflows."""
+    earlier = list(itertools.takewhile(lambda migration: migration.name != "chat", migrations(dialect)))
+    with open_schema(Settings.from_url(empty_url)) as schema, schema._door.lock(10):
+        _send(schema._q.create_migrations_table())
+        for migration in earlier:
+            with schema._door.transaction():
+                schema._apply_one(migration)
+    raw(empty_url, *(OLD_WORKFLOW.format(n=n, second=59 - n) for n in range(7)))
+    return empty_url
+
+
+def _send(coroutine: Any) -> None:
+    with contextlib.suppress(StopIteration):
+        coroutine.send(None)
+
+
+EVERY_OLD_ONE = [f"Old Straße {n}" for n in range(7)]  # 0 was made last
+
+
+@pytest.mark.parametrize("face", ["sync", "async"])
+def test_connecting_makes_the_workflows_of_an_earlier_version_searchable(earlier_url: str, face: str) -> None:
+    async def names_async() -> list[str]:
+        async with dal.aconnect(earlier_url, migrate=True) as db:
+            found = await db.workflows.search("strasse")
+            return [flow.name for flow in found.items]
+
+    if face == "async":
+        assert asyncio.run(names_async()) == EVERY_OLD_ONE
+    with dal.connect(earlier_url, migrate=True) as db:
+        assert [flow.name for flow in db.workflows.search("strasse").items] == EVERY_OLD_ONE
+        assert [flow.name for flow in db.workflows.search("of 3 tag").items] == ["Old Straße 3"]
+        new = db.workflows.create("New Straße", actor="ann")
+        assert [flow.name for flow in db.workflows.search("str").items] == [new.name, *EVERY_OLD_ONE]
+        assert db.calls.get("list_workflows_unsearchable", 0) == (2 if face == "sync" else 0)
+
+
+def test_the_command_that_applies_migrations_says_what_it_made_searchable(earlier_url: str) -> None:
+    command = [sys.executable, "-m", "dal", "schema", "apply", "--url", earlier_url]
+    said = [subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout for _ in range(2)]
+    assert "  made searchable  7 workflows of an earlier version\n" in said[0]
+    assert "made searchable" not in said[1]
+    with dal.connect(earlier_url) as db:
+        assert [flow.name for flow in db.workflows.search("old").items] == EVERY_OLD_ONE
+
+
+def test_verify_finds_a_trigger_and_a_table_of_words_gone(make_database: Callable[..., str]) -> None:
+    url = make_database("sqlite")
+    raw(
+        url,
+        "drop trigger chat_texts_fts_update",
+        "drop trigger workflow_texts_fts_insert",
+        "drop table chat_threads_fts",
+    )
+    problems, _ = findings(url)
+    assert problems == [
+        "chat_texts: index chat_texts_fts_update is missing",
+        "table chat_threads_fts is missing",
+        "workflow_texts: index workflow_texts_fts_insert is missing",
+    ]
 
 
 # --- a history that is not this code's --------------------------------------------------------------------------------
@@ -337,12 +412,19 @@ TYPES = {
 }
 
 
-# What documents are found by, where a filter asks what they contain: an index on PostgreSQL, a table on SQLite.
-CONTAINMENT = {
+# What documents are found by, where a filter asks what they contain, and rows by their words: an index on PostgreSQL, a
+# table on SQLite.
+FOUND_BY = {
     "executions_metadata_idx": "execution_terms",
     "checkpoints_metadata_idx": "checkpoint_terms",
     "checkpoints_metrics_idx": "checkpoint_terms",
+    "chat_threads_metadata_idx": "chat_thread_terms",
+    "chat_threads_terms_idx": "chat_threads_fts",
+    "chat_texts_terms_idx": "chat_texts_fts",
+    "workflow_texts_terms_idx": "workflow_texts_fts",
 }
+# FTS5 gives rows in the order of a search's pages, and these do on PostgreSQL.
+IN_ORDER = {"chat_threads_owner_number_idx", "chat_texts_owner_idx"}
 
 
 def logical(index: SchemaIndex) -> tuple[str, bool, str, str]:
@@ -354,11 +436,20 @@ def logical(index: SchemaIndex) -> tuple[str, bool, str, str]:
 
 def test_both_dialects_have_the_same_schema(sqlite_url: str, postgres_url: str) -> None:
     ours, theirs = from_migrations(sqlite_url, "sqlite"), from_migrations(postgres_url, "postgres")
-    assert set(CONTAINMENT.values()) == ours.tables().keys() - theirs.tables().keys()
-    ours = replace(ours, columns=[c for c in ours.columns if c.table_name not in CONTAINMENT.values()])
-    found_by = {index.index_name for index in theirs.indexes if index.index_name in CONTAINMENT}
-    assert found_by == CONTAINMENT.keys()
-    theirs = replace(theirs, indexes=[i for i in theirs.indexes if i.index_name not in CONTAINMENT])
+    extra = set(FOUND_BY.values())
+    assert extra == ours.tables().keys() - theirs.tables().keys()
+    triggers = [index.index_name for index in ours.indexes if index.columns == "trigger"]
+    assert sorted(triggers) == sorted(f"{table}_{what}" for table in extra if table.endswith("_fts")
+                                      for what in ("insert", "update", "delete"))  # fmt: skip
+    ours = replace(
+        ours,
+        columns=[c for c in ours.columns if c.table_name not in extra],
+        indexes=[i for i in ours.indexes if i.table_name not in extra and i.columns != "trigger"],
+        references=[k for k in ours.references if k.table_name not in extra],
+    )
+    others = FOUND_BY.keys() | IN_ORDER
+    assert {index.index_name for index in theirs.indexes if index.index_name in others} == others
+    theirs = replace(theirs, indexes=[i for i in theirs.indexes if i.index_name not in others])
 
     assert sorted(map(str, ours.columns)) == sorted(str(replace(c, type=TYPES[c.type])) for c in theirs.columns)
     # A unique constraint is an index without a name of its own on SQLite.

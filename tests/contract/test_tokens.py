@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import Sequence
 
 import pytest
@@ -252,3 +253,27 @@ def test_whatever_is_compiled_either_works_or_is_a_syntax_error_of_ours(dialect:
     for statement, params in done:
         assert TAG in statement
         assert len(set(params)) == len(params)
+
+
+TRIGGERS = [
+    "create trigger t after insert on a begin insert into b values (new.x); end",
+    "CREATE TEMP TRIGGER t after insert on a when new.x > 1 BEGIN\n delete from b;\n select ';end;';\n /* ; end */ END",
+    "create trigger t after delete on a begin select case when 1 then 2 end; select 3; end",
+]
+
+
+@pytest.mark.parametrize("trigger", TRIGGERS)
+def test_a_trigger_is_one_statement_with_those_in_its_body(trigger: str) -> None:
+    sql = f"select 1; {trigger}; select 2;"
+    first, middle, last = statements(sql, "sqlite", "", str)
+    assert (first.sql, last.sql) == ("select 1", "select 2")
+    assert middle.sql.count(";") == trigger.replace("/* ; end */", "").count(";")
+    with sqlite3.connect(":memory:") as connection:
+        connection.execute("create table a (x)")
+        connection.execute("create table b (x)")
+        connection.execute(middle.sql)
+
+
+def test_a_trigger_without_an_end_is_refused() -> None:
+    with pytest.raises(SqlSyntax, match="semicolon"):
+        statements("create trigger t after insert on a begin select 1; select 2;", "sqlite", "", str)

@@ -79,11 +79,16 @@ def rotate(db: Dal[Sync], key_id: str) -> str:
     return db.tokens.rotate(key_id, actor="ann").record.key_id
 
 
+def add_item(db: Dal[Sync], thread: str) -> int:
+    """Answers its number."""
+    return db.chat.add_item("ann", thread, str(uuid7()), type="message", item="{}", body="added together").seq
+
+
 WHAT: dict[str, Callable[[Dal[Sync], str], Any]] = {
     each.__name__: each
     for each in (
         *(create_version, create_once, claim_all, dispatch_all, append_step, append_to_a_fresh_one),
-        *(record_checkpoint, mark_best, rotate),
+        *(record_checkpoint, mark_best, rotate, add_item),
     )
 }
 

@@ -88,6 +88,9 @@ class Side:
         self.db.history.append_steps("e", [1, 2])
         for _ in range(2):
             self.db.checkpoints.record("flow", runnable_config={}, metadata={"a": 1}, metrics={"a": 1})
+        for thread in ("t", "u"):
+            self.db.chat.save_thread("ann", thread, title="known")
+        self.db.chat.add_item("ann", "t", "i", type="message", item="1", body="known")
         self.cursors = {key: _text(page(self, limit=1).next) for key, page in LISTS.items()}
 
     def census(self) -> tuple[int, ...]:
@@ -208,13 +211,27 @@ TEXTS: dict[str, tuple[str, Give]] = {
     "metric": ("metric", lambda s, v: s.db.checkpoints.top("w", v)),
     "checkpoint": ("id", lambda s, v: s.db.checkpoints.get(v)),
     "checkpoint's workflow": ("workflow_id", lambda s, v: s.db.checkpoints.record(v, runnable_config=1)),
+    "title": ("title", lambda s, v: s.db.chat.save_thread("ann", "t", title=v)),
+    "owner": ("owner", lambda s, v: s.db.chat.save_thread(v, "of one")),
+    "thread": ("id", lambda s, v: s.db.chat.get_thread("ann", v)),
+    "item": ("id", lambda s, v: s.db.chat.get_item("ann", "t", v)),
+    "item type": ("type", lambda s, v: s.db.chat.save_item("ann", "t", "i", type=v, item="1")),
+    "body": ("body", lambda s, v: s.db.chat.save_item("ann", "t", "i", type="m", item="1", body=v)),
+    "file name": ("name", lambda s, v: s.db.chat.save_attachment("ann", "f", type="m", name=v, mime_type="m")),
+    "storage path": (
+        "storage_path",
+        lambda s, v: s.db.chat.save_attachment("ann", "f", type="m", name="n", mime_type="m", storage_path=v),
+    ),
+    "chat search": ("text", lambda s, v: s.db.chat.search("ann", v)),
+    "workflow search": ("text", lambda s, v: s.db.workflows.search(v)),
 }
-KEYS = [place for place in TEXTS if place.startswith("actor") or place in ("hash", "triggered by", "idempotency key")]
+OTHER_KEYS = ("hash", "triggered by", "idempotency key", "owner", "thread", "item", "item type")
+KEYS = [place for place in TEXTS if place.startswith("actor") or place in OTHER_KEYS]
 TAGS = ["workflow tag", "new tag", "run tag", "listed tag"]
 CHOICES = ["draft access", "new draft access", "status"]
 MAY_BE_NONE = {
     "handle", "new handle", "description", "new description", "listed tag", "mermaid", "notes", "run name",
-    "triggered by", "idempotency key", "status", "reason", "artifact",
+    "triggered by", "idempotency key", "status", "reason", "artifact", "title", "storage path",
 }  # fmt: skip
 
 JSONS: dict[str, tuple[str, Give]] = {
@@ -239,6 +256,12 @@ JSONS: dict[str, tuple[str, Give]] = {
     "checkpoint metadata": (
         "metadata.m",
         lambda s, v: s.db.checkpoints.record("w", runnable_config=1, metadata={"m": v}),
+    ),
+    "thread status": ("status", lambda s, v: s.db.chat.save_thread("ann", "t", status=v)),
+    "thread metadata": ("metadata", lambda s, v: s.db.chat.save_thread("ann", "t", metadata=v)),
+    "file details": (
+        "details",
+        lambda s, v: s.db.chat.save_attachment("ann", "f", type="m", name="n", mime_type="m", details=v),
     ),
 }
 
@@ -313,6 +336,8 @@ LISTS: dict[str, Callable[..., Page[Any]]] = {
     "checkpoints": lambda s, **page: s.db.checkpoints.list("flow", **page),
     "checkpoints with a": lambda s, **page: s.db.checkpoints.find("flow", metadata={"a": 1}, **page),
     "checkpoints that measured a": lambda s, **page: s.db.checkpoints.find("flow", metrics={"a": 1}, **page),
+    "workflows with a word": lambda s, **page: s.db.workflows.search("known", **page),
+    "chat with a word": lambda s, **page: s.db.chat.search("ann", "known", **page),
 }
 
 

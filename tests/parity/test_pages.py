@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
@@ -128,10 +129,76 @@ def checkpoints_found(db: Dal[Sync]) -> Listed:
     return Listed(partial(db.checkpoints.find, "tuning", **wanted), lambda: a_checkpoint(db, **wanted).id, _id)
 
 
+def workflows_searched(db: Dal[Sync]) -> Listed:
+    a_workflow(db, "Other")
+    return Listed(partial(db.workflows.search, "invo"), lambda: a_workflow(db).id, _id)
+
+
+def workflows_and_archived_ones_searched(db: Dal[Sync]) -> Listed:
+    def add() -> object:
+        return db.workflows.archive(a_workflow(db, "Other", description="invoice").id, actor="ann").id
+
+    return Listed(partial(db.workflows.search, "invo", include_archived=True), add, _id)
+
+
+NEXT = itertools.count()
+
+
+def a_thread(db: Dal[Sync], owner: str = "ann", **given: Any) -> str:
+    return db.chat.save_thread(owner, f"t{next(NEXT)}", **given).id
+
+
+def an_item(db: Dal[Sync], thread: str, body: str = "", owner: str = "ann") -> str:
+    return db.chat.add_item(owner, thread, f"i{next(NEXT)}", type="message", item="1", body=body).id
+
+
+def threads(db: Dal[Sync]) -> Listed:
+    a_thread(db, "another")
+    return Listed(partial(db.chat.list_threads, "ann"), lambda: a_thread(db), _id)
+
+
+def threads_of_a_workflow_oldest_first(db: Dal[Sync]) -> Listed:
+    a_thread(db)
+    page = partial(db.chat.list_threads, "ann", workflow_id="w", order="asc")
+    return Listed(page, lambda: a_thread(db, workflow_id="w"), _id, newest_first=False)
+
+
+def threads_found(db: Dal[Sync]) -> Listed:
+    a_thread(db, metadata={"a": [{"b": 1}, {"c": 2}]})
+    add = lambda: a_thread(db, metadata={"a": [{"b": 1, "c": 2}]})  # noqa: E731
+    return Listed(partial(db.chat.list_threads, "ann", metadata={"a": [{"b": 1, "c": 2}]}), add, _id)
+
+
+def items(db: Dal[Sync]) -> Listed:
+    thread, other = a_thread(db), a_thread(db)
+    an_item(db, other)
+    return Listed(partial(db.chat.list_items, "ann", thread), lambda: an_item(db, thread), _id, newest_first=False)
+
+
+def items_newest_first(db: Dal[Sync]) -> Listed:
+    thread = a_thread(db)
+    return Listed(partial(db.chat.list_items, "ann", thread, order="desc"), lambda: an_item(db, thread), _id)
+
+
+def titles_searched(db: Dal[Sync]) -> Listed:
+    a_thread(db, "another", title="Needle")
+    page = partial(db.chat.search, "ann", "need")
+    return Listed(page, lambda: a_thread(db, title="A needle"), lambda hit: hit.thread_id)
+
+
+def items_searched(db: Dal[Sync]) -> Listed:
+    thread = a_thread(db)
+    an_item(db, a_thread(db, "another"), "Needle", "another")
+    page = partial(db.chat.search, "ann", "need")
+    return Listed(page, lambda: an_item(db, thread, "A needle"), lambda hit: hit.item_id)
+
+
 LISTS = [
     workflows, workflows_and_archived_ones, workflows_by_tag, workflows_and_archived_ones_by_tag, versions, runs,
     runs_by_status, workflow_events, executions, executions_by_status, executions_found, steps,
     checkpoints, checkpoints_found,
+    workflows_searched, workflows_and_archived_ones_searched, threads, threads_of_a_workflow_oldest_first,
+    threads_found, items, items_newest_first, titles_searched, items_searched,
 ]  # fmt: skip
 each_list = pytest.mark.parametrize("listed", LISTS, ids=lambda function: function.__name__)
 
@@ -261,12 +328,22 @@ def every_list(db: Dal[Sync]) -> dict[str, Callable[..., Page[Any]]]:
             f"audit of token {name}": partial(db.tokens.audit, token),
             f"refusals of token {name}": partial(db.tokens.refusals, token),
         }
+        for n in range(2):
+            thread = db.chat.save_thread(name, f"{name}-{n}", title="a b").id
+            db.chat.add_item(name, thread, thread, type="message", item="1", body="a b")
+        pages |= {
+            f"what {name} finds with a": partial(db.chat.search, name, "a"),
+            f"what {name} finds with b": partial(db.chat.search, name, "b"),
+        }
     db.tokens.flush_usage()
     pages |= {
         "tokens": db.tokens.list,
         "all tokens": partial(db.tokens.list, active=False),
         "refusals": db.tokens.refusals,
         "refusals of what is no token": partial(db.tokens.refusals, ""),
+        "workflows with a": partial(db.workflows.search, "a"),
+        "workflows with b": partial(db.workflows.search, "b"),
+        "workflows with a, archived too": partial(db.workflows.search, "a", include_archived=True),
     }
     return pages
 
@@ -274,7 +351,7 @@ def every_list(db: Dal[Sync]) -> dict[str, Callable[..., Page[Any]]]:
 def test_a_cursor_is_refused_by_every_other_list_and_filter(db: Dal[Sync]) -> None:
     pages = every_list(db)
     cursors = {name: page(limit=1).next for name, page in pages.items()}
-    assert len(set(cursors.values()) - {None}) == len(pages) == 43
+    assert len(set(cursors.values()) - {None}) == len(pages) == 50
     for name, page in pages.items():
         for origin, cursor in cursors.items():
             if origin == name:
@@ -300,6 +377,7 @@ def test_a_damaged_cursor_is_refused(db: Dal[Sync]) -> None:
         "audit of token one",
         "refusals",
         "refusals of token two",
+        "what one finds with a",
     ):
         cursor = pages[name](limit=1).next or ""
         flipped = [cursor[:at] + ("B" if letter == "A" else "A") + cursor[at + 1 :] for at, letter in enumerate(cursor)]

@@ -49,11 +49,12 @@ from tests.cells import PEPPERS, Clock, Face, Loop, open_db
 START = datetime(2026, 1, 1, tzinfo=UTC)
 TABLES = (
     "run_events", "runs", "workflow_versions", "workflow_events", "workflow_tags", "cron_triggers", "webhook_triggers",
-    "retry_policies", "workflows", "idempotency_keys", "execution_steps", "executions", "checkpoint_metrics",
-    "checkpoint_heads", "checkpoints", "service_token_usage", "service_token_refusals", "service_token_audit",
-    "service_token_chain", "service_tokens", "own",
+    "retry_policies", "workflow_texts", "workflows", "idempotency_keys", "execution_steps", "executions",
+    "checkpoint_metrics", "checkpoint_heads", "checkpoints", "service_token_usage", "service_token_refusals",
+    "service_token_audit", "service_token_chain", "service_tokens", "chat_texts", "chat_items", "chat_attachments",
+    "chat_threads", "own",
 )  # fmt: skip
-ON_SQLITE = ("execution_terms", "checkpoint_terms")  # what is an index on PostgreSQL
+ON_SQLITE = ("execution_terms", "checkpoint_terms", "chat_thread_terms")  # what are indexes on PostgreSQL
 IS_LONG = os.environ.get("HYPOTHESIS_PROFILE") == "long"
 PROFILE = settings(
     max_examples=1500 if IS_LONG else 100,
@@ -177,6 +178,17 @@ METRIC = st.sampled_from(["a", "b", "loss", "é"])
 METRICS = st.one_of(
     st.dictionaries(METRIC, st.one_of(st.sampled_from([1, 1.0, 0.5, -1, 2**53 + 1, float(2**53)]), LEAF), max_size=4),
     st.dictionaries(METRIC, JSON, max_size=2),
+)
+OWNER = st.sampled_from(["ann", "ann", "bob", "%"])
+THREAD = st.sampled_from(["t1", "t1", "t2", "T1", "é", "none"])
+ITEM = st.sampled_from(["i1", "i2", "i3", "I1", "日", "none"])
+FILE = st.sampled_from(["f1", "f2", "none"])
+DOCUMENT = st.sampled_from(['{"a": 1}', '{"a":1}', "[1e2, -0.0]", '"\\u00e9"', " null "])
+PROSE = st.one_of(
+    st.lists(st.sampled_from(["Invoice", "paid", "Straße", "é", "北京", "x2", "of"]), max_size=5).map(" ".join), WORDS
+)
+QUESTION = st.sampled_from(
+    ["invoice", "INV", "strasse", "paid invoice", "e", "北京", "京", "of x", "", "!", "'\"*:&", "z"]
 )
 EXECUTION_STATUS = st.sampled_from(["running", "completed", "error", "cancelled"])
 STATUS = st.sampled_from(["pending", "running", "succeeded", "failed", "cancelled"])
@@ -318,6 +330,25 @@ BAD_CALLS: Sequence[tuple[str, str, tuple[Any, ...], dict[str, Any]]] = (
     ("json", "checkpoints.find", ("w1",), {"metrics": "?"}),
     ("cursor", "checkpoints.list", ("w1",), {"after": "?"}),
     ("cursor", "checkpoints.find", ("w1",), {"metrics": {}, "after": "?"}),
+    ("text", "workflows.search", ("?",), {}),
+    ("cursor", "workflows.search", ("invoice",), {"after": "?"}),
+    ("limit", "workflows.make_searchable", (), {"limit": "?"}),
+    ("text", "chat.save_thread", ("?", "t9"), {}),
+    ("text", "chat.save_thread", ("ann", "t1"), {"title": "?"}),
+    ("json", "chat.save_thread", ("ann", "t1"), {"status": "?"}),
+    ("text", "chat.get_thread", ("ann", "?"), {}),
+    ("text", "chat.list_threads", ("ann",), {"order": "?"}),
+    ("text", "chat.list_threads", ("ann",), {"after": "?"}),
+    ("json", "chat.list_threads", ("ann",), {"metadata": "?"}),
+    ("limit", "chat.list_threads", ("ann",), {"limit": "?"}),
+    ("text", "chat.add_item", ("ann", "t1", "i9"), {"type": "m", "item": "?"}),
+    ("text", "chat.add_item", ("ann", "t1", "i9"), {"type": "m", "item": "1", "body": "?"}),
+    ("text", "chat.save_item", ("ann", "t1", "i9"), {"type": "?", "item": "1"}),
+    ("text", "chat.list_items", ("ann", "t1"), {"after": "?"}),
+    ("text", "chat.save_attachment", ("ann", "f1"), {"type": "m", "name": "?", "mime_type": "m"}),
+    ("text", "chat.search", ("ann", "?"), {}),
+    ("cursor", "chat.search", ("ann", "invoice"), {"after": "?"}),
+    ("limit", "chat.prune", (START,), {"limit": "?"}),
     ("limit", "workflows.list", (), {"limit": "?"}),
     ("limit", "keys.prune", (START,), {"limit": "?"}),
     ("limit", "runs.list", ("workflow",), {"limit": "?"}),
@@ -960,6 +991,86 @@ class Machine(RuleBasedStateMachine):
     def prune_refusals(self, seconds: float, limit: int) -> None:
         self.both("tokens.prune_refusals", self.sides.clock() + timedelta(seconds=seconds), limit=limit)
 
+    # --- chat ---
+
+    @rule(
+        owner=OWNER,
+        id=THREAD,
+        metadata=METADATA,
+        given=some(
+            title=st.one_of(st.none(), PROSE), workflow_id=FLOW, status=JSON, details=JSON,
+            created_at=st.sampled_from([START, START - timedelta(days=1)]),
+        ),
+    )  # fmt: skip
+    def save_thread(self, owner: str, id: str, metadata: Any, given: dict[str, Any]) -> None:
+        if id != "none":
+            self.both("chat.save_thread", owner, id, metadata=metadata, **given)
+
+    @rule(
+        owner=OWNER,
+        thread=THREAD,
+        id=ITEM,
+        document=DOCUMENT,
+        body=PROSE,
+        new=st.booleans(),
+        given=some(created_at=st.sampled_from([START, START - timedelta(days=1)])),
+    )
+    def put_item(
+        self, owner: str, thread: str, id: str, document: str, body: str, new: bool, given: dict[str, Any]
+    ) -> None:
+        if id != "none":
+            method = "chat.add_item" if new else "chat.save_item"
+            self.both(method, owner, thread, id, type="message", item=document, body=body, **given)
+
+    @rule(owner=OWNER, thread=st.one_of(st.none(), THREAD), id=FILE, details=JSON, path=TEXT, name=WORDS)
+    def save_attachment(self, owner: str, thread: str | None, id: str, details: Any, path: Any, name: str) -> None:
+        if id != "none":
+            given = {"type": "file", "mime_type": "m", "name": name, "details": details, "storage_path": path}
+            self.both("chat.save_attachment", owner, id, thread_id=thread, **given)
+
+    @rule(owner=OWNER, thread=THREAD, item=ITEM, file=FILE)
+    def get_of_chat(self, owner: str, thread: str, item: str, file: str) -> None:
+        self.both("chat.get_thread", owner, thread)
+        self.both("chat.get_item", owner, thread, item)
+        self.both("chat.get_attachment", owner, file)
+
+    @rule(owner=OWNER, thread=THREAD, item=ITEM, file=FILE, what=st.sampled_from(["thread", "item", "attachment"]))
+    def delete_of_chat(self, owner: str, thread: str, item: str, file: str, what: str) -> None:
+        ids = {"thread": (thread,), "item": (thread, item), "attachment": (file,)}[what]
+        self.both(f"chat.delete_{what}", owner, *ids)
+
+    @rule(
+        owner=OWNER,
+        limit=LIMIT,
+        filters=some(
+            after=THREAD, workflow_id=FLOW, metadata=METADATA, order=st.sampled_from(["asc", "desc", "down"])
+        ),
+    )  # fmt: skip
+    def list_threads(self, owner: str, limit: int, filters: dict[str, Any]) -> None:
+        self.both("chat.list_threads", owner, limit=limit, **filters)
+
+    @rule(owner=OWNER, thread=THREAD, limit=LIMIT, filters=some(after=ITEM, order=st.sampled_from(["asc", "desc"])))
+    def list_items(self, owner: str, thread: str, limit: int, filters: dict[str, Any]) -> None:
+        self.both("chat.list_items", owner, thread, limit=limit, **filters)
+
+    @rule(seconds=st.sampled_from([-3600, 0, 0.000001, 3600]), limit=st.sampled_from([1, 1, 2, 1000]))
+    def prune_chat(self, seconds: float, limit: int) -> None:
+        self.both("chat.prune", self.sides.clock() + timedelta(seconds=seconds), limit=limit)
+
+    @rule(target=cursors, owner=OWNER, text=st.one_of(QUESTION, PROSE), limit=LIMIT)
+    def search_chat(self, owner: str, text: str, limit: int) -> Any:
+        return self.page("chat.search", (owner, text), {}, limit, None)
+
+    @rule(
+        target=cursors, text=st.one_of(QUESTION, PROSE, NAME), limit=LIMIT, filters=some(include_archived=st.booleans())
+    )
+    def search_workflows(self, text: str, limit: int, filters: dict[str, Any]) -> Any:
+        return self.page("workflows.search", (text,), filters, limit, None)
+
+    @rule()
+    def make_searchable(self) -> None:
+        self.both("workflows.make_searchable")
+
     # --- pages ---
 
     def page(self, listed: str, arguments: tuple[Any, ...], filters: dict[str, Any], limit: Any, after: Any) -> Any:
@@ -1177,6 +1288,16 @@ class Machine(RuleBasedStateMachine):
                 self.both("checkpoints.top", workflow, metric)
         for id in ("e1", "e2", "e3", "E1", "é", "日" * 128):
             self.walk("history.steps", id)
+        for owner in ("ann", "bob", "%"):
+            for order in ("asc", "desc"):
+                self.walk("chat.list_threads", owner, order=order)
+                self.walk("chat.list_threads", owner, order=order, metadata={})
+            for text in ("invoice", "paid", "e", "o", "北京", "strasse"):
+                self.walk("chat.search", owner, text)
+            for thread in ("t1", "t2", "T1", "é"):
+                self.both("chat.list_items", owner, thread, limit=500)
+        for text in ("x", "strasse", "w", "日"):
+            self.walk("workflows.search", text, include_archived=True)
         for key in TRANSACTION_KEYS:
             self.both("keys.get", key)
         self.both("tokens.flush_usage")

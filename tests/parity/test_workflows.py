@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta, timezone
+from functools import partial
 from typing import Any
 
 import pytest
@@ -19,8 +21,8 @@ from dal import (
     WorkflowArchived,
     WorkflowNotFound,
 )
-from tests.cells import Clock, MakeDb
-from tests.parity.make import NOBODY, NOON, a_version, a_workflow, trail
+from tests.cells import Clock, MakeDb, together
+from tests.parity.make import NOBODY, NOON, a_version, a_workflow, all_pages, trail
 
 CHAT = {"prompts": ["Hello", "What is due?"], "models": [{"name": "small", "limit": 10}], "none": None}
 UUID_TEXT = "0190c8a0-0000-7000-8000-000000000000"
@@ -554,3 +556,94 @@ def test_every_change_names_an_actor_of_1_to_512_bytes(db: Dal[Sync], actor: Any
             call()
         assert refused.value.path == "actor", f"call {number}: {refused.value}"
     assert trail(db.workflows.events(workflow.id)) == [(1, "ann", "created")]
+
+
+# --- search -----------------------------------------------------------------------------------------------------------
+
+
+def found(db: Dal[Sync], text: str, **given: Any) -> list[str]:
+    return [flow.name for flow in db.workflows.search(text, **given).items]
+
+
+def test_workflows_are_found_by_name_description_and_tags_those_by_name_first(db: Dal[Sync]) -> None:
+    a_workflow(db, "Rechnungen prüfen", description="monthly", tags=["Büro"])
+    a_workflow(db, "Mahnung", description="about a Rechnung", tags=["büro", "dunning"])
+    a_workflow(db, "Ablage", tags=["rechnungen", "monthly"])
+    a_workflow(db, "rechnung")
+    assert found(db, "RECHNUNG") == ["rechnung", "Rechnungen prüfen", "Ablage", "Mahnung"]
+    assert found(db, "rechnungen") == ["Rechnungen prüfen", "Ablage"]
+    assert found(db, "buro rech") == ["Mahnung", "Rechnungen prüfen"], "words may stand in different places"
+    assert found(db, "monthly büro") == ["Rechnungen prüfen"]
+    assert found(db, "rech monthly") == [], "only the last word is a beginning"
+    assert found(db, "prufen rechnungen monthly") == ["Rechnungen prüfen"]
+    assert found(db, "") == found(db, "!?") == found(db, "nirgends") == []
+
+
+def test_a_change_of_a_workflow_changes_what_it_is_found_by(db: Dal[Sync]) -> None:
+    flow = a_workflow(db, "alpha", description="beta", tags=["gamma"])
+    other = a_workflow(db, "other beta")
+    db.workflows.update(flow.id, actor="ann", name="delta")
+    assert (found(db, "alpha"), found(db, "delta"), found(db, "delta beta gamma")) == ([], ["delta"], ["delta"])
+    db.workflows.update(flow.id, actor="ann", description=None)
+    assert (found(db, "beta"), found(db, "delta gamma")) == (["other beta"], ["delta"])
+    db.workflows.update(flow.id, actor="ann", tags=["beta"])
+    assert (found(db, "gamma"), found(db, "beta")) == ([], ["other beta", "delta"])
+    with pytest.raises(RevisionConflict):
+        db.workflows.update(flow.id, actor="ann", name="epsilon", expected_revision=1)
+    db.workflows.update(flow.id, actor="ann", draft_access="workspace")
+    assert (found(db, "epsilon"), found(db, "delta")) == ([], ["delta"])
+    db.workflows.update(other.id, actor="ann", name="beta delta")
+    assert found(db, "delta") == ["beta delta", "delta"]
+
+
+def test_archived_workflows_are_found_only_if_asked_for(db: Dal[Sync]) -> None:
+    made = [a_workflow(db, f"needle {n}") for n in range(4)]
+    db.workflows.archive(made[1].id, actor="ann")
+    db.workflows.archive(made[3].id, actor="ann")
+    assert found(db, "needle") == ["needle 2", "needle 0"]
+    assert found(db, "needle", include_archived=True) == ["needle 3", "needle 2", "needle 1", "needle 0"]
+    db.workflows.unarchive(made[3].id, actor="ann")
+    assert found(db, "needle") == ["needle 3", "needle 2", "needle 0"]
+
+
+@pytest.mark.parametrize("count", [30, 1100])
+def test_many_workflows_are_found_in_the_same_order_as_few(db: Dal[Sync], count: int) -> None:
+    with db.transaction() as tx:
+        for n in range(count):
+            tx.workflows.create(f"all {n}" if n % 3 else f"{n}", description="all", actor="ann", tags=[f"half-{n % 2}"])
+    expected = [f"all {n}" for n in range(count)[::-1] if n % 3] + [f"{n}" for n in range(count)[::-1] if not n % 3]
+    names = [flow.name for flow in all_pages(partial(db.workflows.search, "all"), 50)]
+    assert names == expected
+    odd = [int(name.split()[-1]) for name in found(db, "half 1 all", limit=500)]
+    assert odd == list(range(count))[1::2][::-1][:500], "no name has all three words"
+
+
+def test_what_has_no_words_yet_gets_them_oldest_first(db: Dal[Sync], clock: Clock) -> None:
+    clock.set(NOON)
+    for n in range(5):
+        clock.advance(seconds=-1)
+        a_workflow(db, f"needle {n}", description="text", tags=["tag"])
+    with db.transaction() as tx:
+        tx.connection.execute("delete from workflow_texts")
+    assert found(db, "needle") == []
+    assert [db.workflows.make_searchable(limit=2) for _ in range(4)] == [2, 2, 1, 0]
+    assert found(db, "needle") == [f"needle {n}" for n in range(5)], "the last one was made first, by its own time"
+    assert found(db, "tag text needle 3") == ["needle 3"]
+    for limit in (0, 10_001, True):
+        with pytest.raises(Invalid, match="limit"):
+            db.workflows.make_searchable(limit=limit)
+
+
+def test_many_that_make_searchable_at_once_do_it_once(db: Dal[Sync]) -> None:
+    for n in range(40):
+        a_workflow(db, f"needle {n}")
+    with db.transaction() as tx:
+        tx.connection.execute("delete from workflow_texts")
+    jobs: list[Callable[[], Any]] = [partial(db.workflows.make_searchable, limit=7) for _ in range(8)]
+    flow = db.workflows.list(limit=1).items[0]
+    jobs.append(partial(db.workflows.update, flow.id, actor="ann", name="thread"))
+    answers = together(jobs)
+    assert all(isinstance(answer, (int, Workflow)) for answer in answers), answers
+    rest = sum(iter(partial(db.workflows.make_searchable, limit=7), 0))
+    assert sum(answer for answer in answers if isinstance(answer, int)) + rest == 40
+    assert (len(found(db, "needle")), found(db, "thread")) == (39, ["thread"])

@@ -198,3 +198,61 @@ select n, 't' || lpad((case when n % 2 = 0 then 1 else 1 + (n / 2) % (1000 * :sc
 
 insert into service_token_chain (id, number, row_hash, pepper_id, seal)
 values (1, 2000000, repeat('f', 64), 'first', '00');
+
+-- The words of a workflow, as the store cuts them.
+
+insert into workflow_texts (number, workflow_id, name_terms, description_terms, tag_terms)
+select n, ('01900000-0000-7000-8000-' || lpad(to_hex(n), 12, '0'))::uuid,
+       'nworkflow n' || n || ' tworkflow t' || n || ' ',
+       case when n % 3 = 0 then 'twhat tworkflow t' || n || ' tdoes ' else '' end,
+       'tteam t' || (n % 2) || ' ttopic t' || (n % 50) || ' towner t' || n || ' '
+  from generate_series(1, 1000 * :scale) as n;
+
+-- Half of the threads belong to five heavy owners, the other half to all others. Thread 1000, of owner 1, has half of
+-- the items. Whatever the scale, owner 1 has 20 threads of each customer, 20 with a needle in their title and 20 items with
+-- one in their text. hemips is the key of owner 1's words; those of the others are made up.
+
+insert into chat_threads (number, id, owner, title, title_terms, workflow_id, status, metadata, details, last_seq,
+                          created_at, updated_at)
+select n, 'thread-' || n, 'owner-' || owner, 'Thread ' || n || case when n % (100 * :scale) = 0 then ' needle' else '' end,
+       case owner when 1 then 'hemips' else 'o' || lpad(owner::text, 5, '0') end || 'thread '
+           || case owner when 1 then 'hemips' else 'o' || lpad(owner::text, 5, '0') end || n
+           || case when n % (100 * :scale) = 0 then ' hemipsneedle' else '' end,
+       case when n % 5 < 3 then 'flow-' || (n / 10 % 3) end, '{"type": "active"}',
+       jsonb_build_object('env', case n / 10 % 2 when 0 then 'production' else 'test' end, 'order', n,
+                          'labels', jsonb_build_array(jsonb_build_object('name', 'label-' || (n % 7), 'value', n % 3)),
+                          'customer', 'customer-' || ((n / 10) % (10 * :scale))),
+       '{}', case n when 1000 then 5003 * :scale else 3 end,
+       timestamptz '2026-02-01T00:00:00Z' + n * interval '1 minute',
+       timestamptz '2026-02-01T01:00:00Z' + n * interval '1 minute'
+  from generate_series(1, 2000 * :scale) as n
+ cross join lateral (
+       select case when n % 2 = 0 then 1 + (n / 2) % 5 else 6 + (n / 2) % (400 * :scale - 5) end as owner) as t;
+
+insert into chat_items (number, id, thread_id, seq, type, item, body, pieces, created_at)
+select m, 'item-' || m, 'thread-' || thread, row_number() over (partition by thread order by m), 'user_message',
+       '{"n": ' || m || '}', 'Message ' || m || ' about topic ' || (m % 50), 1,
+       timestamptz '2026-02-01T00:00:00Z' + m * interval '1 second'
+  from generate_series(1, 10000 * :scale) as m
+ cross join lateral (
+       select case when m % 2 = 0 then 1000 else 1 + (m / 2) % (2000 * :scale) end as thread) as i
+ order by m;
+
+insert into chat_texts (item, piece, owner, first, terms)
+select i.number, 0, t.owner, 1,
+       k || 'message ' || k || i.number || ' ' || k || 'about ' || k || 'topic ' || k || (i.number % 50)
+           || case when i.number / 10 % 2 = 0 then ' ' || k || 'common' else '' end
+           || case when i.number % (500 * :scale) = 10 then ' ' || k || 'needle' else '' end
+  from chat_items i
+  join chat_threads t on t.id = i.thread_id
+ cross join lateral (select case t.owner when 'owner-1' then 'hemips' else 'o' || lpad(substr(t.owner, 7), 5, '0') end as k) as w
+ order by i.number;
+
+insert into chat_attachments (id, owner, thread_id, type, name, mime_type, details, storage_path, created_at)
+select 'file-' || n, t.owner, case when n % 5 > 0 then t.id end, 'file', 'file-' || n || '.txt', 'text/plain', '{}',
+       'files/' || n, t.created_at
+  from generate_series(1, 500 * :scale) as n join chat_threads t on t.number = n;
+
+select setval(pg_get_serial_sequence('workflow_texts', 'number'), 1000 * :scale),
+       setval(pg_get_serial_sequence('chat_threads', 'number'), 2000 * :scale),
+       setval(pg_get_serial_sequence('chat_items', 'number'), 10000 * :scale);

@@ -267,3 +267,83 @@ select n, printf('t%011d', case when n % 2 = 0 then 1 else 1 + (n / 2) % (1000 *
 
 insert into service_token_chain (id, number, row_hash, pepper_id, seal)
 values (1, 2000000, replace(hex(zeroblob(32)), '0', 'f'), 'first', '00');
+
+-- The words of a workflow, as the store cuts them.
+
+insert into workflow_texts (number, workflow_id, name_terms, description_terms, tag_terms)
+with recursive s (n) as (select 1 union all select n + 1 from s where n < 1000 * :scale)
+select n, printf('01900000-0000-7000-8000-%012x', n), 'nworkflow n' || n || ' tworkflow t' || n || ' ',
+       case when n % 3 = 0 then 'twhat tworkflow t' || n || ' tdoes ' else '' end,
+       'tteam t' || (n % 2) || ' ttopic t' || (n % 50) || ' towner t' || n || ' '
+  from s;
+
+-- Half of the threads belong to five heavy owners, the other half to all others. Thread 1000, of owner 1, has half of
+-- the items. Whatever the scale, owner 1 has 20 threads of each customer, 20 with a needle in their title and 20 items with
+-- one in their text. hemips is the key of owner 1's words; those of the others are made up.
+
+insert into chat_threads (number, id, owner, title, title_terms, workflow_id, status, metadata, details, last_seq,
+                          created_at, updated_at)
+with recursive s (n) as (select 1 union all select n + 1 from s where n < 2000 * :scale),
+t as (
+    select n, case when n % 2 = 0 then 1 + (n / 2) % 5 else 6 + (n / 2) % (400 * :scale - 5) end as owner from s
+)
+select n, 'thread-' || n, 'owner-' || owner, 'Thread ' || n || case when n % (100 * :scale) = 0 then ' needle' else '' end,
+       case owner when 1 then 'hemips' else printf('o%05d', owner) end || 'thread '
+           || case owner when 1 then 'hemips' else printf('o%05d', owner) end || n
+           || case when n % (100 * :scale) = 0 then ' hemipsneedle' else '' end,
+       case when n % 5 < 3 then 'flow-' || (n / 10 % 3) end, '{"type": "active"}',
+       json_object('env', case n / 10 % 2 when 0 then 'production' else 'test' end, 'order', n,
+                   'labels', json_array(json_object('name', 'label-' || (n % 7), 'value', n % 3)),
+                   'customer', 'customer-' || ((n / 10) % (10 * :scale))),
+       '{}', case n when 1000 then 5003 * :scale else 3 end,
+       strftime('%Y-%m-%dT%H:%M:%S.000000Z', '2026-02-01', n || ' minutes'),
+       strftime('%Y-%m-%dT%H:%M:%S.000000Z', '2026-02-01', (n + 60) || ' minutes')
+  from t;
+
+insert into chat_thread_terms (owner, term, created_at, thread)
+with recursive n (thread, path, type, value) as (
+    select number, '', 'object', metadata from chat_threads
+     union all
+    select n.thread, n.path || case n.type when 'array' then '[]' else '.' || json_quote(c.key) end, c.type, c.value
+      from n cross join json_each(n.value) as c
+     where n.type in ('object', 'array')
+)
+select t.owner, n.path || case n.type when 'object' then '{' when 'array' then '['
+                                      when 'text' then '"' || n.value else '#' || n.value end,
+       t.created_at, t.number
+  from n cross join chat_threads t on t.number = n.thread
+ union all
+select owner, '@' || workflow_id, created_at, number from chat_threads where workflow_id is not null;
+
+insert into chat_items (number, id, thread_id, seq, type, item, body, pieces, created_at)
+with recursive s (m) as (select 1 union all select m + 1 from s where m < 10000 * :scale),
+i as (
+    select m, case when m % 2 = 0 then 1000 else 1 + (m / 2) % (2000 * :scale) end as thread from s
+)
+select m, 'item-' || m, 'thread-' || thread, row_number() over (partition by thread order by m), 'user_message',
+       '{"n": ' || m || '}', 'Message ' || m || ' about topic ' || (m % 50), 1,
+       strftime('%Y-%m-%dT%H:%M:%S.000000Z', '2026-02-01', m || ' seconds')
+  from i;
+
+insert into chat_texts (item, piece, owner, first, terms)
+with t as (
+    select i.number, t.owner, case t.owner when 'owner-1' then 'hemips' else printf('o%05d', substr(t.owner, 7)) end as k
+      from chat_items i cross join chat_threads t on t.id = i.thread_id
+)
+select number, 0, owner, 1,
+       k || 'message ' || k || number || ' ' || k || 'about ' || k || 'topic ' || k || (number % 50)
+           || case when number / 10 % 2 = 0 then ' ' || k || 'common' else '' end
+           || case when number % (500 * :scale) = 10 then ' ' || k || 'needle' else '' end
+  from t
+ order by number;
+
+insert into chat_attachments (id, owner, thread_id, type, name, mime_type, details, storage_path, created_at)
+with recursive s (n) as (select 1 union all select n + 1 from s where n < 500 * :scale)
+select 'file-' || n, t.owner, case when n % 5 > 0 then t.id end, 'file', 'file-' || n || '.txt', 'text/plain', '{}',
+       'files/' || n, t.created_at
+  from s cross join chat_threads t on t.number = s.n;
+
+-- In one piece each, as FTS5 makes them of its own accord in time.
+insert into workflow_texts_fts (workflow_texts_fts) values ('optimize');
+insert into chat_threads_fts (chat_threads_fts) values ('optimize');
+insert into chat_texts_fts (chat_texts_fts) values ('optimize');

@@ -9,7 +9,7 @@ from typing import assert_type
 from uuid import UUID
 
 import dal
-from dal import Async, Dal, Health, Page, Run, RunStatus, Step, Sync, Tx, Workflow
+from dal import Async, Dal, Health, Item, Page, Run, RunStatus, Step, Sync, Thread, Tx, Workflow
 from dal.core.face import M, Queries, Store, missing, statement, transaction
 
 
@@ -54,6 +54,9 @@ def blocking(db: Dal[Sync], run_id: UUID) -> None:
     assert_type(db.tokens.mint("ci", actor="a", scopes=["x"]).secret, dal.Secret)
     assert_type(db.tokens.authenticate("t", scopes=("x",)), dal.TokenRecord)
     assert_type(db.tokens.verify_audit(since=None), dal.AuditReport)
+    assert_type(db.chat.list_threads("a", order="asc", metadata={"n": 1}), Page[Thread])
+    assert_type(db.chat.search("a", "words").items[0].snippet.marked("<b>", "</b>"), str)
+    assert_type(db.workflows.search("words"), Page[Workflow])
     mine: Reports[Sync] = Reports(db._runner, db.clock)
     assert_type(mine.begin(run_id, actor="b"), bool)
     assert_type(mine.all_numbers(run_id), Sequence[int])
@@ -76,6 +79,8 @@ async def waiting(db: Dal[Async], run_id: UUID) -> None:
     assert_type([step.idx async for step in db.history.stream("e")], list[int])
     assert_type((await db.tokens.mint("ci", actor="a")).record, dal.TokenRecord)
     assert_type(await db.tokens.verify_audit(), dal.AuditReport)
+    assert_type(await db.chat.list_items("a", "t"), Page[Item])
+    assert_type((await db.chat.search("a", "words")).items[0].item_id, str | None)
     mine: Reports[Async] = Reports(db._runner, db.clock)
     assert_type(await mine.status(run_id), RunStatus)
     await db.close()

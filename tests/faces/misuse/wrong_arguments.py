@@ -20,6 +20,8 @@ def blocking(db: Dal[Sync], run_id: UUID) -> None:
     db.workflows.update(run_id, actor="a", name=None)  # refused
     db.transaction(isolation="chaos")  # refused
     db.runs.remove(run_id)  # refused
+    db.chat.list_items("a", "t", order="up")  # refused
+    db.chat.add_item("a", "t", "i", type="m", item={"n": 1})  # refused
 
 
 async def waiting(db: Dal[Async], run_id: UUID) -> None:
