@@ -44,6 +44,16 @@ QUERIES = (
     "find_executions",
     "list_steps",
     "list_steps_sized",
+    "get_stored_token",
+    "get_legacy_token",
+    "list_tokens",
+    "list_tokens_all",
+    "list_token_audit",
+    "list_audit_chain",
+    "create_token",
+    "rotate_token",
+    "record_token_uses",
+    "list_token_refusals_of",
 )
 
 Works = dict[tuple[str, str], Work]  # by query and case

@@ -51,8 +51,8 @@ from dal.stores.keys import Key
 from dal.stores.retries import RetryPolicy
 from dal.stores.runs import Run, RunStatus
 from dal.stores.token_audit import AuditFault, AuditHead, AuditReport, AuditRow
+from dal.stores.token_records import Minted, PepperCount, Refusal, TokenRecord, TokenUsage
 from dal.stores.token_texts import Secret
-from dal.stores.tokens import Minted, PepperCount, Refusal, TokenRecord, TokenUsage
 from dal.stores.versions import Version
 from dal.stores.webhooks import Webhook
 from dal.stores.workflows import DraftAccess, Event, Workflow

@@ -27,8 +27,8 @@ from dal.errors import Conflict, Invalid, TokenRefused
 from dal.peppers import loaded_peppers, new_pepper, put_first
 from dal.settings import UNITS, Settings
 from dal.stores.token_audit import AuditHead
+from dal.stores.token_records import Minted, TokenRecord, TokenUsage
 from dal.stores.token_texts import Kind
-from dal.stores.tokens import Minted, TokenRecord, TokenUsage
 from dal.terminal import AsJson, Url, fail, print_json, refuse_missing
 
 T = TypeVar("T")
@@ -354,7 +354,7 @@ def list_refusals(
         _print_rows(
             rows,
             lambda row: (
-                f"{row.minute:%Y-%m-%d %H:%M}Z  {row.key_id or '-':<12}  {row.reason:<9}  {_times(row.refusals)}"
+                f"{row.minute_at:%Y-%m-%d %H:%M}Z  {row.key_id or '-':<12}  {row.reason:<9}  {_times(row.refusals)}"
                 f"  {row.last_ip or '-'}  {_shown(row.last_user_agent or '-')}"
             ),
             as_json,

@@ -33,12 +33,13 @@ from dal.stores.retries import FailedRun, RetryPolicy
 from dal.stores.runs import Run, Runs, StatusCount
 from dal.stores.token_audit import AuditRow, SealedHead
 from dal.stores.token_keys import Keyring
-from dal.stores.token_usage import Usage
-from dal.stores.tokens import Desk, PepperCount, Refusal, StoredToken, TokenRecord, Tokens, TokenUsage
+from dal.stores.token_records import PepperCount, Refusal, StoredToken, TokenRecord, TokenUsage
+from dal.stores.tokens import Desk, Tokens
 from dal.stores.triggers import Triggers
 from dal.stores.versions import Version, Versions
 from dal.stores.webhooks import Webhook
 from dal.stores.workflows import Event, Workflow, Workflows
+from dal.usage import Usage
 
 T = TypeVar("T")
 Clock = Callable[[], datetime]

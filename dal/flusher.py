@@ -17,7 +17,7 @@ from typing import Any
 
 from dal.core import forks
 from dal.errors import DalError
-from dal.stores.token_usage import Usage
+from dal.usage import Usage
 
 log = logging.getLogger(__name__)
 
@@ -60,10 +60,12 @@ class Flusher(_Flusher):
         with self._lock:
             if self._ended or self._timer is not None:
                 return
-            self._timer = threading.Timer(INTERVAL, self._fire)
-            self._timer.daemon = True
-            self._timer.name = "dal-token-usage"
-            self._timer.start()
+            timer = threading.Timer(INTERVAL, self._fire)
+            timer.daemon = True
+            timer.name = "dal-token-usage"
+            with suppress(RuntimeError):  # no more threads, for now or because the process ends: then at close
+                timer.start()
+                self._timer = timer
 
     def _fire(self) -> None:
         with self._lock:
@@ -94,8 +96,9 @@ class Flusher(_Flusher):
             return
         # In a thread, because a server that does not answer may take longer than whoever closes will wait.
         last = threading.Thread(target=copy_context().run, args=(self._try,), name="dal-token-usage", daemon=True)
-        last.start()
-        last.join(LAST)
+        with suppress(RuntimeError):  # none is to be had
+            last.start()
+            last.join(LAST)
 
 
 class AsyncFlusher(_Flusher):

@@ -43,7 +43,7 @@ from dal.core.schema import migrations
 from dal.dal import Dal, Health, Tx, aconnect
 from dal.errors import DalError, Invalid, SchemaError, TokenRefused, Unavailable
 from dal.settings import Settings
-from dal.stores.tokens import TokenRecord
+from dal.stores.token_records import TokenRecord
 
 __all__ = [
     "Database",

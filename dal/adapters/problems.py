@@ -78,9 +78,9 @@ _OPERATOR = "The server cannot do this before its operator has acted; its log sa
 # The nearest class counts.
 _RULES: Mapping[type[DalError], _Rule] = {
     Invalid: _Rule(422),
-    TokenRefused: _Rule(401),
     NotFound: _Rule(404),
     Conflict: _Rule(409),
+    TokenRefused: _Rule(401),
     InvalidState: _Rule(409),
     TransactionAborted: _Rule(500, 0, "Nothing was changed. This is a mistake in the server's program."),
     Closed: _Rule(503, 1, _AGAIN),  # the server is going away, and another will answer
@@ -125,7 +125,7 @@ def challenge_of(error: DalError) -> str | None:
 
 
 def _is_forbidden(error: DalError) -> bool:
-    """Whether it is known who asks, and that it is not for them; a new token would not help."""
+    """Whether it is known who asks, and another token of theirs may do."""
     return isinstance(error, TokenRefused) and error.found in ("scope", "workspace")
 
 

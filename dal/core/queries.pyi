@@ -12,7 +12,7 @@ from dal.stores.keys import Claim, Key
 from dal.stores.retries import FailedRun, RetryPolicy
 from dal.stores.runs import Run, StatusCount
 from dal.stores.token_audit import AuditRow, SealedHead
-from dal.stores.tokens import PepperCount, Refusal, StoredToken, TokenRecord, TokenUsage
+from dal.stores.token_records import PepperCount, Refusal, StoredToken, TokenRecord, TokenUsage
 from dal.stores.versions import Version
 from dal.stores.webhooks import Webhook
 from dal.stores.workflows import Event, Workflow
@@ -142,7 +142,7 @@ class Queries:
         """tokens.sql: Revoke, with the row of the audit chain; a token that is revoked already stays as it is. Refused with the head that was found."""
 
     async def get_stored_token(self, *, key_id: str) -> StoredToken | None:
-        """tokens.sql: A token, and what is stored of its secret."""
+        """tokens.sql: A token, and what is stored of its secret; where there is none with this id, some other one, because reading none would take less time."""
 
     async def get_legacy_token(self, *, hashes: bytes) -> StoredToken | None:
         """tokens.sql: The same of a token that another system made, by all that may be stored of it, 32 bytes each; of two, the older."""

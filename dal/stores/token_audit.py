@@ -4,11 +4,13 @@
     seal     = HMAC(another key, canonical(number, row_hash))       of the last row, kept in the chain's head
 
 The keys are derived from a pepper, whose id stands in each row: rows that were written before the first pepper changed
-are verified for as long as the old one is loaded. The head is one row that the writing statement compares and sets.
+are verified for as long as the old one is loaded. Whoever has a pepper can write all rows that carry its id anew, if
+they are the last; so retire one that was seen. The head is one row that the writing statement compares and sets.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from datetime import datetime
 
@@ -16,6 +18,7 @@ from msgspec import Struct
 
 from dal.core.rows import Json, instant_text
 from dal.digests import canonical, equal_digests
+from dal.errors import CorruptDatabase, PepperMissing
 from dal.stores.token_keys import Keyring
 
 GENESIS = "0" * 64
@@ -104,6 +107,14 @@ def link(entries: Sequence[Entry], head: AuditHead, keys: Keyring, actor: str, n
     return Links(rows, SealedHead(number, last, keys.current, _seal(number, last, keys.current, keys)))
 
 
+def read_head(text: str) -> AuditHead:
+    """The head that a statement found, as it names it: ``number:row_hash``, or nothing where there is none."""
+    found = re.fullmatch(r"([0-9]{1,19}):([0-9a-f]{64})|", text)
+    if found is None:
+        raise CorruptDatabase("the head of the audit chain of service tokens is no digest")
+    return AuditHead(int(found[1]), found[2]) if found[1] else START
+
+
 def check_known(rows: Sequence[AuditRow], head: AuditHead) -> AuditFault | None:
     """Whether these rows begin with one that was the head once."""
     if not rows or rows[0].number != head.number:
@@ -119,6 +130,9 @@ def check_rows(rows: Sequence[AuditRow], head: AuditHead, keys: Keyring) -> tupl
         if row.prev_hash != head.row_hash:
             return head, AuditFault(row.number, "does not follow the row before it")
         fields = (row.number, row.key_id, row.action, row.actor, row.at, row.details, row.pepper_id)
+        if row.pepper_id not in keys:
+            named = f"row {row.number} of the audit names {row.pepper_id[:32]!r}"
+            raise PepperMissing(f"{named}; it was altered, or that one is gone")
         if not equal_digests(_row_hash(row.prev_hash, fields, keys).encode(), row.row_hash.encode()):
             return head, AuditFault(row.number, "was altered")
         head = AuditHead(row.number, row.row_hash)

@@ -12,7 +12,7 @@ from datetime import datetime, timedelta
 from msgspec import Struct, UnsetType
 
 from dal.core.rows import Json, check_int, check_text, instant_text
-from dal.errors import Invalid
+from dal.errors import CorruptDatabase, Invalid
 from dal.stores.checks import check_choice, check_length
 from dal.stores.token_audit import START, AuditHead
 from dal.stores.token_texts import KEY_ID, KINDS, Kind, Secret
@@ -114,8 +114,11 @@ def instants(**given: datetime | UnsetType | None) -> dict[str, Json]:
 
 
 def is_within(address: Address, cidrs: Sequence[str]) -> bool:
-    """Whether an address is in one of these ranges, which were checked."""
-    return any(address in ipaddress.ip_network(cidr) for cidr in cidrs)
+    """Whether an address is in one of these ranges. Raises CorruptDatabase if one of them is none."""
+    try:
+        return any(address in ipaddress.ip_network(cidr) for cidr in cidrs)
+    except ValueError:
+        raise CorruptDatabase("a service token is tied to what is no range of addresses") from None
 
 
 def check_address(ip: str) -> Address:

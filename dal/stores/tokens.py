@@ -10,11 +10,12 @@ revocation counts at once, everywhere; nothing of it is remembered.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
+from functools import partial
 from typing import Any
 
-from msgspec import UNSET, Struct, UnsetType
+from msgspec import UNSET, UnsetType
 
 from dal.core.cursors import (
     Page,
@@ -38,23 +39,21 @@ from dal.errors import (
     TokenNotFound,
     TokenRefused,
 )
-from dal.stores.checks import check_length
+from dal.stores.checks import check_key, check_length
 from dal.stores.token_audit import (
-    GENESIS,
     START,
     AuditFault,
     AuditHead,
     AuditReport,
     AuditRow,
     Entry,
-    Links,
     check_head,
     check_known,
     check_rows,
     link,
+    read_head,
 )
 from dal.stores.token_checks import (
-    MAX_NAME,
     Address,
     Granted,
     check_address,
@@ -71,7 +70,8 @@ from dal.stores.token_checks import (
     is_within,
     later,
 )
-from dal.stores.token_keys import HashAlg, Keyring, verify
+from dal.stores.token_keys import Keyring, verify
+from dal.stores.token_records import HashAlg, Minted, PepperCount, Refusal, StoredToken, TokenRecord, TokenUsage
 from dal.stores.token_texts import (
     Kind,
     Secret,
@@ -81,89 +81,13 @@ from dal.stores.token_texts import (
     read_token,
     token_text,
 )
-from dal.stores.token_usage import Batch, Reason, Renewal, Seen, Usage, readable
+from dal.usage import Batch, Reason, Renewal, Seen, Usage, readable
 
 MAX_OVERLAP = 90 * 86_400
 MAX_PRUNED = 10_000
 MAX_ASKED = 500
 _FLUSHED = 500  # lines in one statement
 _VERIFIED = 500
-
-
-class TokenRecord(Struct, frozen=True):
-    """A service token as it stands, without its secret."""
-
-    key_id: str
-    name: str
-    kind: Kind
-    scopes: tuple[str, ...]
-    workspace_ids: tuple[str, ...]
-    allowed_cidrs: tuple[str, ...] | None  # None: from everywhere
-    rate_limit: int | None  # calls a minute that its server is to allow; kept, not enforced here
-    created_at: datetime
-    created_by: str
-    not_before: datetime | None
-    expires_at: datetime | None
-    rotated_from: str | None
-    rotated_to: str | None
-    overlap_until: datetime | None  # until when a rotated token is accepted
-    revoked_at: datetime | None
-    revoked_by: str | None
-    revocation_reason: str | None
-    hash_alg: HashAlg
-    pepper_id: str | None
-
-
-class StoredToken(TokenRecord, frozen=True):
-    """The same, with the digest of its secret."""
-
-    secret_hash: bytes
-
-    def record(self) -> TokenRecord:
-        """Without it."""
-        return TokenRecord(*(getattr(self, name) for name in TokenRecord.__struct_fields__))
-
-
-class Minted(Struct, frozen=True):
-    """A new token. secret: the whole token, told this once."""
-
-    record: TokenRecord
-    secret: Secret
-
-
-class TokenUsage(Struct, frozen=True):
-    """How often a token was used, as far as it was flushed."""
-
-    key_id: str
-    first_used_at: datetime
-    last_used_at: datetime
-    last_ip: str | None
-    last_user_agent: str | None
-    use_count: int
-
-
-class Refusal(Struct, frozen=True):
-    """How often one minute saw a token refused for one reason.
-
-    key_id: '' where it was no token of ours. reason: malformed, unknown, secret, address, revoked, expired, early,
-    workspace or scope.
-    """
-
-    minute: datetime
-    key_id: str
-    reason: str
-    refusals: int
-    first_at: datetime
-    last_at: datetime
-    last_ip: str | None
-    last_user_agent: str | None
-
-
-class PepperCount(Struct, frozen=True):
-    """How many tokens have their digest made with a pepper. pepper_id: None for plain SHA-256, of another system."""
-
-    pepper_id: str | None
-    tokens: int
 
 
 class Desk:
@@ -261,10 +185,9 @@ class Tokens(Store[M]):
         self, q: Queries, action: str, granted: Granted, key_id: str, digest: bytes, hash_alg: HashAlg, actor: str,
         now: datetime, keys: Keyring,
     ) -> TokenRecord:  # fmt: skip
-        check_length(actor, "actor", 1, MAX_NAME)
-        entries = [Entry(key_id, action, granted.details())]
-
-        async def attempt(links: Links, head: AuditHead) -> Applied[TokenRecord]:
+        check_key(actor, "actor")
+        change = _Change(self._desk, [Entry(key_id, action, granted.details())], keys, actor, now)
+        while change.is_open:
             answer = await q.create_token(
                 key_id=key_id,
                 name=granted.name,
@@ -281,25 +204,16 @@ class Tokens(Store[M]):
                 expires_at=granted.expires_at,
                 actor=actor,
                 now=now,
-                head_number=head.number,
-                head_hash=head.row_hash,
-                entries=links.rows,
-                number=links.head.number,
-                row_hash=links.head.row_hash,
-                sealed_by=links.head.pepper_id,
-                seal=links.head.seal,
+                **change.links(),
             )
-            assert answer is not None  # it always says something
-            return answer
-
-        answer = await _change(self._desk, attempt, entries, keys, actor, now)
-        if answer.row is None:
-            if answer.found == "hash":
+            change.settle(answer)
+        if change.row is None:
+            if change.found == "hash":
                 raise AlreadyExists("a token with this hash", constraint="service_tokens_legacy_key")
             raise NameTaken(
                 f"'{granted.name.encode('ascii', 'backslashreplace').decode()}'", constraint="service_tokens_name_key"
             )
-        return answer.row
+        return change.row
 
     @statement
     async def authenticate(
@@ -320,6 +234,7 @@ class Tokens(Store[M]):
         what is not of our form costs no round trip, with it texts of 16 to 256 visible ASCII characters cost one.
         Raises TokenRefused, the same for whatever is wrong with the token or the address; only who has its secret is
         told 'revoked', 'expired', 'early', 'workspace' or 'scope'. PepperMissing if its digest cannot be checked.
+        Closed, once the Dal is being closed.
         """
         if self._desk.usage.closed:
             raise Closed("open another with dal.connect")
@@ -337,7 +252,8 @@ class Tokens(Store[M]):
         presented = read_token(text)
         if presented is not None:
             keys = self._desk.keys()
-            found = await q.get_stored_token(key_id=presented.key_id)
+            stored = await q.get_stored_token(key_id=presented.key_id)
+            found = stored if stored is not None and stored.key_id == presented.key_id else None
             is_right = verify(presented, found, keys)
         elif legacy and is_foreign(text):
             keys = self._desk.keys()
@@ -345,17 +261,15 @@ class Tokens(Store[M]):
             is_right = found is not None
         else:
             found, reason = None, "malformed"
-        where = None if address is None else str(address)
+        seen = (now, None if address is None else str(address), agent)
         if found is None or not is_right:
-            self._desk.usage.refused(
-                "" if found is None else found.key_id, "secret" if found else reason, now, where, agent
-            )
+            self._desk.usage.refused(found.key_id if found else "", "secret" if found else reason, *seen)
             raise TokenRefused
         refusal = _refusal(found, address, workspace, wanted, now)
         if refusal is not None:
-            self._desk.usage.refused(found.key_id, refusal, now, where, agent)
-            raise TokenRefused(found=None) if refusal == "address" else TokenRefused(_REFUSALS[refusal], found=refusal)
-        self._desk.usage.used(found.key_id, now, where, agent)
+            self._desk.usage.refused(found.key_id, refusal, *seen)
+            raise TokenRefused if refusal == "address" else TokenRefused(_REFUSALS[refusal], found=refusal)
+        self._desk.usage.used(found.key_id, *seen)
         assert keys is not None  # it was right
         if found.pepper_id != keys.current:
             if presented is None:
@@ -384,7 +298,7 @@ class Tokens(Store[M]):
         """
         keys, now = self._desk.keys(), self._now()
         check_key_id(key_id)
-        check_length(actor, "actor", 1, MAX_NAME)
+        check_key(actor, "actor")
         if not 0 <= check_int(overlap_seconds, "overlap_seconds") <= MAX_OVERLAP:
             raise Invalid(f"{overlap_seconds}; takes 0 to {MAX_OVERLAP}", path="overlap_seconds")
         if expires_at is not UNSET:
@@ -394,8 +308,8 @@ class Tokens(Store[M]):
             Entry(key_id, "rotated", {"rotated_to": new_id, "overlap_seconds": overlap_seconds}),
             Entry(new_id, "minted", {"rotated_from": key_id, **instants(expires_at=expires_at)}),
         ]
-
-        async def attempt(links: Links, head: AuditHead) -> Applied[TokenRecord]:
+        change = _Change(self._desk, entries, keys, actor, now)
+        while change.is_open:
             answer = await q.rotate_token(
                 key_id=key_id,
                 new_key_id=new_id,
@@ -406,22 +320,14 @@ class Tokens(Store[M]):
                 overlap_until=later(now, overlap_seconds),
                 actor=actor,
                 now=now,
-                head_number=head.number,
-                head_hash=head.row_hash,
-                entries=links.rows,
-                number=links.head.number,
-                row_hash=links.head.row_hash,
-                sealed_by=links.head.pepper_id,
-                seal=links.head.seal,
+                **change.links(),
             )
-            return applied(answer, TokenNotFound, key_id)
-
-        answer = await _change(self._desk, attempt, entries, keys, actor, now)
-        if answer.found == "bounds":
+            change.settle(applied(answer, TokenNotFound, key_id))
+        if change.found == "bounds":
             raise Invalid("must be later than the token's not_before", path="expires_at")
-        if answer.row is None:
-            raise InvalidState(f"token {key_id} is {answer.found}, and cannot be rotated", found=answer.found)
-        return Minted(answer.row, Secret(token_text(answer.row.kind, new_id, secret)))
+        if change.row is None:
+            raise InvalidState(f"token {key_id} is {change.found}, and cannot be rotated", found=change.found)
+        return Minted(change.row, Secret(token_text(change.row.kind, new_id, secret)))
 
     @statement(write=True)
     async def revoke(self, q: Queries, key_id: str, reason: str, *, actor: str) -> TokenRecord:
@@ -432,29 +338,20 @@ class Tokens(Store[M]):
         """
         keys, now = self._desk.keys(), self._now()
         check_key_id(key_id)
-        check_length(actor, "actor", 1, MAX_NAME)
+        check_key(actor, "actor")
         check_length(reason, "reason", 1, 1024)
-
-        async def attempt(links: Links, head: AuditHead) -> Applied[TokenRecord]:
+        change = _Change(self._desk, [Entry(key_id, "revoked", {"reason": reason})], keys, actor, now)
+        while change.is_open:
             answer = await q.revoke_token(
                 key_id=key_id,
                 reason=reason,
                 actor=actor,
                 now=now,
-                head_number=head.number,
-                head_hash=head.row_hash,
-                entries=links.rows,
-                number=links.head.number,
-                row_hash=links.head.row_hash,
-                sealed_by=links.head.pepper_id,
-                seal=links.head.seal,
+                **change.links(),
             )
-            return applied(answer, TokenNotFound, key_id)
-
-        entries = [Entry(key_id, "revoked", {"reason": reason})]
-        answer = await _change(self._desk, attempt, entries, keys, actor, now)
-        assert answer.row is not None  # it was there
-        return answer.row
+            change.settle(applied(answer, TokenNotFound, key_id))
+        assert change.row is not None  # it was there
+        return change.row
 
     @statement
     async def get(self, q: Queries, key_id: str) -> TokenRecord:
@@ -529,10 +426,10 @@ class Tokens(Store[M]):
                 after_minute=after_at, after_key_id=after_id, after_reason=after_reason, limit=more
             )
             return page(
-                rows, limit, lambda last: instant_text_cursor(scope, last.minute, f"{last.key_id}:{last.reason}")
+                rows, limit, lambda last: instant_text_cursor(scope, last.minute_at, f"{last.key_id}:{last.reason}")
             )
         rows = await q.list_token_refusals_of(key_id=key_id, after_minute=after_at, after_reason=after_key, limit=more)
-        return page(rows, limit, lambda last: instant_text_cursor(scope, last.minute, last.reason))
+        return page(rows, limit, lambda last: instant_text_cursor(scope, last.minute_at, last.reason))
 
     @statement(write=True)
     async def prune_refusals(self, q: Queries, before: datetime, *, limit: int = 1000) -> int:
@@ -583,7 +480,8 @@ class Tokens(Store[M]):
         """Store uses and refusals that were counted since the last time; returns how many.
 
         This happens by itself within a minute of the first of them, and when the Dal is closed. What cannot be stored
-        is kept for the next time; what may have been stored is not counted again.
+        is kept for the next time; what may have been stored (OutcomeUnknown) is not counted again, and what a
+        transaction stored that is undone is lost.
         """
         usage = self._desk.usage
         batch: Batch = usage.take()
@@ -603,27 +501,39 @@ class Tokens(Store[M]):
 # --- changes, one behind the other ------------------------------------------------------------------------------------
 
 
-async def _change(
-    desk: Desk,
-    attempt: Callable[[Links, AuditHead], Awaitable[Applied[TokenRecord]]],
-    entries: Sequence[Entry],
-    keys: Keyring,
-    actor: str,
-    now: datetime,
-) -> Applied[TokenRecord]:
-    """Make a change on the head that was seen last, or on the one that turns out to be there."""
-    head = desk.head
-    while True:
-        links = link(entries, head, keys, actor, now)
-        answer = await attempt(links, head)
+class _Change:
+    """A change on its way, with its rows of the audit chain: on the head that was seen last, and again on the one that
+    turned out to be there. found, row: what became of it."""
+
+    def __init__(self, desk: Desk, entries: Sequence[Entry], keys: Keyring, actor: str, now: datetime) -> None:
+        self.is_open = True
+        self.found: str | None = None
+        self.row: TokenRecord | None = None
+        self._desk = desk
+        self._head = desk.head
+        self._link = partial(link, entries, keys=keys, actor=actor, now=now)
+        self._links = self._link(self._head)
+        self._now = now
+
+    def links(self) -> dict[str, Any]:
+        """The arguments about the chain, which every change has."""
+        made = self._links.head
+        return {
+            "head_number": self._head.number, "head_hash": self._head.row_hash, "entries": self._links.rows,
+            "number": made.number, "row_hash": made.row_hash, "sealed_by": made.pepper_id, "seal": made.seal,
+        }  # fmt: skip
+
+    def settle(self, answer: Applied[TokenRecord] | None) -> None:
+        """Take the answer, unless it is that the head has moved. Raises CorruptDatabase if it is no head any more."""
+        assert answer is not None  # a statement that finds something to change has something to say
         moved = (answer.found or "").removeprefix("moved:")
-        if answer.row is not None or moved == answer.found:
-            break
-        number, _, row_hash = moved.partition(":")
-        head = desk.head = AuditHead(int(number or 0), row_hash or GENESIS)
-    if answer.row is not None and answer.row.revoked_at in (None, now):  # not one that was revoked before
-        desk.head = AuditHead(links.head.number, links.head.row_hash)
-    return answer
+        if answer.row is None and moved != answer.found:
+            self._head = self._desk.head = read_head(moved)
+            self._links = self._link(self._head)
+            return
+        self.is_open, self.found, self.row = False, answer.found, answer.row
+        if answer.row is not None and answer.row.revoked_at in (None, self._now):  # not one that was revoked before
+            self._desk.head = AuditHead(self._links.head.number, self._links.head.row_hash)
 
 
 # --- what a caller may do ---------------------------------------------------------------------------------------------
@@ -667,7 +577,7 @@ async def _store(q: Queries, batch: Batch) -> int:
     if batch.refusals:
         await q.record_token_refusals(
             refusals=[
-                {"minute": instant_text(minute, "minute"), "key_id": key_id, "reason": reason, **_line(seen)}
+                {"minute_at": instant_text(minute, "minute"), "key_id": key_id, "reason": reason, **_line(seen)}
                 for (key_id, minute, reason), seen in batch.refusals.items()
             ]
         )

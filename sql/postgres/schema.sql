@@ -324,7 +324,7 @@ create table service_token_usage (
 
 -- Without a foreign key: that somebody was refused outlives the token, and a line with no key id is about no token.
 create table service_token_refusals (
-    minute          timestamptz not null,
+    minute_at       timestamptz not null,
     key_id          text        collate "C" not null,
     reason          text        collate "C" not null,
     refusals        bigint      not null,
@@ -332,11 +332,11 @@ create table service_token_refusals (
     last_at         timestamptz not null,
     last_ip         text,
     last_user_agent text,
-    constraint service_token_refusals_pkey primary key (minute, key_id, reason),
+    constraint service_token_refusals_pkey primary key (minute_at, key_id, reason),
     constraint service_token_refusals_refusals_check check (refusals >= 1)
 ) with (fillfactor = 85);
 
-create index service_token_refusals_key_idx on service_token_refusals (key_id, minute desc, reason desc);
+create index service_token_refusals_key_idx on service_token_refusals (key_id, minute_at desc, reason desc);
 
 -- Without a foreign key, too. row_hash and prev_hash are lower-case hex.
 create table service_token_audit (

@@ -172,7 +172,8 @@ select found = 'revoked', coalesce(found, 'moved:'),
  where not exists (select from t);
 
 -- name: get_stored_token(key_id)^
--- A token, and what is stored of its secret.
+-- A token, and what is stored of its secret; where there is none with this id, some other one, because reading none
+-- would take less time.
 -- params: key_id text
 -- returns: StoredToken
 -- class: point
@@ -181,7 +182,8 @@ select key_id, name, kind, scopes, workspace_ids, allowed_cidrs, rate_limit, cre
        pepper_id,
        secret_hash
   from service_tokens
- where key_id = :key_id;
+ where key_id = coalesce((select o.key_id from service_tokens o where o.key_id >= :key_id order by o.key_id limit 1),
+                         (select min(o.key_id) from service_tokens o));
 
 -- name: get_legacy_token(hashes)^
 -- The same of a token that another system made, by all that may be stored of it, 32 bytes each; of two, the older.
@@ -316,12 +318,13 @@ select t.key_id, n.first_at, n.last_at, n.ip, n.user_agent, n.count
 -- Add to how often callers were refused, by minute, key id and reason; in that order, for the same reason.
 -- params: refusals json
 -- class: batch
-insert into service_token_refusals as r (minute, key_id, reason, refusals, first_at, last_at, last_ip, last_user_agent)
-select n.minute, n.key_id, n.reason, n.count, n.first_at, n.last_at, n.ip, n.user_agent
-  from jsonb_to_recordset(:refusals) as n (minute timestamptz, key_id text, reason text, first_at timestamptz,
+insert into service_token_refusals as r (minute_at, key_id, reason, refusals, first_at, last_at, last_ip,
+                                         last_user_agent)
+select n.minute_at, n.key_id, n.reason, n.count, n.first_at, n.last_at, n.ip, n.user_agent
+  from jsonb_to_recordset(:refusals) as n (minute_at timestamptz, key_id text, reason text, first_at timestamptz,
                                            last_at timestamptz, ip text, user_agent text, count bigint)
- order by n.minute, n.key_id, n.reason
-    on conflict (minute, key_id, reason) do update
+ order by n.minute_at, n.key_id, n.reason
+    on conflict (minute_at, key_id, reason) do update
    set refusals = r.refusals + excluded.refusals,
        first_at = least(r.first_at, excluded.first_at),
        last_at = greatest(r.last_at, excluded.last_at),
@@ -353,10 +356,10 @@ update service_tokens o
 -- params: after_minute timestamptz, after_key_id text, after_reason text, limit int
 -- returns: Refusal
 -- class: page
-select minute, key_id, reason, refusals, first_at, last_at, last_ip, last_user_agent
+select minute_at, key_id, reason, refusals, first_at, last_at, last_ip, last_user_agent
   from service_token_refusals
- where (minute, key_id, reason) < (:after_minute, :after_key_id, :after_reason)
- order by minute desc, key_id desc, reason desc
+ where (minute_at, key_id, reason) < (:after_minute, :after_key_id, :after_reason)
+ order by minute_at desc, key_id desc, reason desc
  limit :limit;
 
 -- name: list_token_refusals_of(key_id, after_minute, after_reason, limit)
@@ -364,10 +367,10 @@ select minute, key_id, reason, refusals, first_at, last_at, last_ip, last_user_a
 -- params: key_id text, after_minute timestamptz, after_reason text, limit int
 -- returns: Refusal
 -- class: page
-select minute, key_id, reason, refusals, first_at, last_at, last_ip, last_user_agent
+select minute_at, key_id, reason, refusals, first_at, last_at, last_ip, last_user_agent
   from service_token_refusals
- where key_id = :key_id and (minute, reason) < (:after_minute, :after_reason)
- order by minute desc, reason desc
+ where key_id = :key_id and (minute_at, reason) < (:after_minute, :after_reason)
+ order by minute_at desc, reason desc
  limit :limit;
 
 -- name: delete_token_refusals(before, limit)!
@@ -375,10 +378,10 @@ select minute, key_id, reason, refusals, first_at, last_at, last_ip, last_user_a
 -- params: before timestamptz, limit int
 -- class: batch
 delete from service_token_refusals
- where (minute, key_id, reason) in (
-       select minute, key_id, reason
+ where (minute_at, key_id, reason) in (
+       select minute_at, key_id, reason
          from service_token_refusals
-        where minute < :before
-        order by minute, key_id, reason
+        where minute_at < :before
+        order by minute_at, key_id, reason
         limit :limit
           for update skip locked);

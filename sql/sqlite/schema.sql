@@ -404,7 +404,7 @@ create table service_token_usage (
 
 -- Without a foreign key: that somebody was refused outlives the token, and a line with no key id is about no token.
 create table service_token_refusals (
-    minute          text    not null,
+    minute_at       text    not null,
     key_id          text    not null,
     reason          text    not null,
     refusals        integer not null,
@@ -412,14 +412,14 @@ create table service_token_refusals (
     last_at         text    not null,
     last_ip         text,
     last_user_agent text,
-    constraint service_token_refusals_pkey primary key (minute, key_id, reason),
+    constraint service_token_refusals_pkey primary key (minute_at, key_id, reason),
     constraint service_token_refusals_refusals_check check (refusals >= 1),
-    constraint service_token_refusals_minute_instant check (minute glob '????-??-??T??:??:??.??????Z'),
+    constraint service_token_refusals_minute_at_instant check (minute_at glob '????-??-??T??:??:??.??????Z'),
     constraint service_token_refusals_first_at_instant check (first_at glob '????-??-??T??:??:??.??????Z'),
     constraint service_token_refusals_last_at_instant check (last_at glob '????-??-??T??:??:??.??????Z')
 ) strict;
 
-create index service_token_refusals_key_idx on service_token_refusals (key_id, minute desc, reason desc);
+create index service_token_refusals_key_idx on service_token_refusals (key_id, minute_at desc, reason desc);
 
 -- Without a foreign key, too. row_hash and prev_hash are lower-case hex.
 create table service_token_audit (

@@ -120,7 +120,8 @@ select key_id, name, kind, scopes, workspace_ids, allowed_cidrs, rate_limit, cre
        pepper_id,
        secret_hash
   from service_tokens
- where key_id = :key_id;
+ where key_id = coalesce((select o.key_id from service_tokens o where o.key_id >= :key_id order by o.key_id limit 1),
+                         (select min(o.key_id) from service_tokens o));
 
 -- name: get_legacy_token(hashes)^
 select key_id, name, kind, scopes, workspace_ids, allowed_cidrs, rate_limit, created_at, created_by, not_before,
@@ -212,12 +213,13 @@ select t.key_id, n.value ->> '$.first_at', n.value ->> '$.last_at', n.value ->> 
        use_count = u.use_count + excluded.use_count;
 
 -- name: record_token_refusals(refusals)!
-insert into service_token_refusals as r (minute, key_id, reason, refusals, first_at, last_at, last_ip, last_user_agent)
-select n.value ->> '$.minute', n.value ->> '$.key_id', n.value ->> '$.reason', n.value ->> '$.count',
+insert into service_token_refusals as r (minute_at, key_id, reason, refusals, first_at, last_at, last_ip,
+                                         last_user_agent)
+select n.value ->> '$.minute_at', n.value ->> '$.key_id', n.value ->> '$.reason', n.value ->> '$.count',
        n.value ->> '$.first_at', n.value ->> '$.last_at', n.value ->> '$.ip', n.value ->> '$.user_agent'
   from json_each(:refusals) n
  where true
-    on conflict (minute, key_id, reason) do update
+    on conflict (minute_at, key_id, reason) do update
    set refusals = r.refusals + excluded.refusals,
        first_at = min(r.first_at, excluded.first_at),
        last_at = max(r.last_at, excluded.last_at),
@@ -233,25 +235,25 @@ update service_tokens as o
  where o.key_id = n.value ->> '$.key_id' and o.secret_hash = substr(:hashes, n.key * 64 + 1, 32);
 
 -- name: list_token_refusals(after_minute, after_key_id, after_reason, limit)
-select minute, key_id, reason, refusals, first_at, last_at, last_ip, last_user_agent
+select minute_at, key_id, reason, refusals, first_at, last_at, last_ip, last_user_agent
   from service_token_refusals
- where (minute, key_id, reason) < (:after_minute, :after_key_id, :after_reason)
- order by minute desc, key_id desc, reason desc
+ where (minute_at, key_id, reason) < (:after_minute, :after_key_id, :after_reason)
+ order by minute_at desc, key_id desc, reason desc
  limit :limit;
 
 -- name: list_token_refusals_of(key_id, after_minute, after_reason, limit)
-select minute, key_id, reason, refusals, first_at, last_at, last_ip, last_user_agent
+select minute_at, key_id, reason, refusals, first_at, last_at, last_ip, last_user_agent
   from service_token_refusals
- where key_id = :key_id and (minute, reason) < (:after_minute, :after_reason)
- order by minute desc, reason desc
+ where key_id = :key_id and (minute_at, reason) < (:after_minute, :after_reason)
+ order by minute_at desc, reason desc
  limit :limit;
 
 -- name: delete_token_refusals(before, limit)!
 -- differs: no SKIP LOCKED; BEGIN IMMEDIATE keeps others out.
 delete from service_token_refusals
- where (minute, key_id, reason) in (
-       select minute, key_id, reason
+ where (minute_at, key_id, reason) in (
+       select minute_at, key_id, reason
          from service_token_refusals
-        where minute < :before
-        order by minute, key_id, reason
+        where minute_at < :before
+        order by minute_at, key_id, reason
         limit :limit);

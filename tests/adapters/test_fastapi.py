@@ -105,10 +105,6 @@ MAPPING: list[tuple[DalError, int, str, int | None, dict[str, object]]] = [
     (errors.KeyNotFound("x"), 404, "key-not-found", None, {}),
     (errors.ExecutionNotFound("x"), 404, "execution-not-found", None, {}),
     (errors.TokenNotFound("x"), 404, "token-not-found", None, {}),
-    (errors.TokenRefused(), 401, "token-refused", None, {}),
-    (errors.TokenRefused("x", found="revoked"), 401, "token-refused", None, {"found": "revoked"}),
-    (errors.TokenRefused("x", found="scope"), 403, "token-refused", None, {"found": "scope"}),
-    (errors.TokenRefused("x", found="workspace"), 403, "token-refused", None, {"found": "workspace"}),
     (errors.Conflict("x"), 409, "conflict", None, {}),
     (errors.AlreadyExists("x", constraint="runs_pkey"), 409, "already-exists", None, {"constraint": "runs_pkey"}),
     (errors.HandleTaken("x", constraint="c"), 409, "handle-taken", None, {"constraint": "c"}),
@@ -116,6 +112,10 @@ MAPPING: list[tuple[DalError, int, str, int | None, dict[str, object]]] = [
     (errors.RevisionConflict("x", current=7), 409, "revision-conflict", None, {"current": 7}),
     (errors.IdempotencyConflict("x", constraint="c"), 409, "idempotency-conflict", None, {"constraint": "c"}),
     (errors.ConstraintViolated("x", constraint="c"), 409, "constraint-violated", None, {"constraint": "c"}),
+    (errors.TokenRefused(), 401, "token-refused", None, {}),
+    (errors.TokenRefused("x", found="revoked"), 401, "token-refused", None, {"found": "revoked"}),
+    (errors.TokenRefused("x", found="scope"), 403, "token-refused", None, {"found": "scope"}),
+    (errors.TokenRefused("x", found="workspace"), 403, "token-refused", None, {"found": "workspace"}),
     (errors.InvalidState("x", found="odd"), 409, "invalid-state", None, {"found": "odd"}),
     (errors.InvalidTransition("x", found="failed"), 409, "invalid-transition", None, {"found": "failed"}),
     (errors.LeaseLost("x", found="running"), 409, "lease-lost", None, {"found": "running"}),
@@ -166,6 +166,8 @@ def test_an_error_of_ours_is_a_problem_with_its_status_and_members(
     assert told["title"] == (type(error).__doc__ or "").splitlines()[0].rstrip(".")
     assert told["instance"] == "/a%20b/%C3%A9"
     assert told.get("retry_after") == wait
+    challenge = {401: 'Bearer error="invalid_token"', 403: 'Bearer error="insufficient_scope"'}.get(status)
+    assert answer.headers.get("www-authenticate") == challenge
     assert {key: told[key] for key in told.keys() & {"path", "found", "current", "constraint"}} == members
     assert told["detail"] == str(error) or status >= 500
 

@@ -11,6 +11,7 @@ import psycopg
 import pytest
 
 from bench.measure import Contender, Result, Row, measure
+from bench.tokens import welch
 
 ROOT = Path(__file__).resolve().parents[2]
 POSTGRES = [
@@ -59,6 +60,25 @@ def test_every_row_runs_on_both_databases_and_is_printed_beside_its_budget(empty
 
 def test_without_a_server_sqlite_alone_is_measured() -> None:
     assert ours(table()) == [f"SQLite: {title}" for title in SQLITE]
+
+
+def test_the_times_of_refused_tokens_are_compared_on_both_databases(empty_url: str) -> None:
+    command = [sys.executable, "-m", "bench.tokens", "--samples", "300", "--url", empty_url]
+    found = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False)
+    assert (found.returncode in (0, 1), found.stderr) == (True, ""), found.stdout + found.stderr
+    lines = [line for line in found.stdout.splitlines() if line.startswith("| ")][1:]
+    cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
+    assert [line[0] for line in cells] == ["verify", "verify", "authenticate, SQLite", "authenticate, PostgreSQL"]
+    assert [line[4] in ("alike", "TOLD APART") for line in cells] == [True, True, False, False]
+    assert found.returncode == any(line[4] == "TOLD APART" for line in cells)
+
+
+def test_welchs_t_tells_two_samples_apart_and_one_from_itself_not() -> None:
+    one = [100 + at % 7 for at in range(1000)]
+    assert welch(one, one) == welch([5, 5], [5, 5]) == 0
+    assert welch([each + 1 for each in one], one) > 10
+    assert welch(one, [each + 1 for each in one]) < -10
+    assert welch([5, 5], [6, 6]) == float("inf")
 
 
 def test_a_database_that_has_tables_is_left_alone(postgres_url: str) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ast
 import inspect
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -562,26 +562,39 @@ def test_every_file_stands_in_both_dialects() -> None:
             assert path.name == "schema.sql" or split_file(path, dialect), f"{path} holds no query"
 
 
-def methods() -> Iterator[tuple[str, ast.AsyncFunctionDef, bool]]:
-    """The methods of the stores: a name, the body, whether the decorator says that it writes."""
+def calls(body: ast.AsyncFunctionDef, helpers: Mapping[str, ast.AsyncFunctionDef]) -> set[str]:
+    """The queries that a body runs, by itself or in a coroutine of its module."""
+    found = {
+        node.attr
+        for node in ast.walk(body)
+        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "q"
+    }
+    for node in ast.walk(body):
+        name = node.func if isinstance(node, ast.Call) else None
+        named = name.attr if isinstance(name, ast.Attribute) else name.id if isinstance(name, ast.Name) else ""
+        if named in helpers and helpers[named] is not body:
+            found |= calls(helpers[named], helpers)
+    return found
+
+
+def methods() -> Iterator[tuple[str, set[str], bool]]:
+    """The methods of the stores: a name, the queries, whether the decorator says that it writes."""
     for path in sorted((Path(dal.__file__).parent / "stores").glob("*.py")):
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-            if isinstance(node, ast.AsyncFunctionDef) and node.args.args[:1] and node.args.args[0].arg == "self":
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        bodies = [each for each in ast.walk(tree) if isinstance(each, ast.AsyncFunctionDef)]
+        helpers = {each.name: each for each in bodies if each.name.startswith("_")}
+        for node in bodies:
+            if node.args.args[:1] and node.args.args[0].arg == "self":
                 for decorator in map(ast.unparse, node.decorator_list):
-                    if decorator.startswith("statement"):
-                        yield f"{path.stem}.{node.name}", node, decorator.startswith("statement(write=True")
+                    if decorator.startswith(("statement", "repeated")):
+                        yield f"{path.stem}.{node.name}", calls(node, helpers), "write=True" in decorator
 
 
 @pytest.mark.parametrize("dialect", DIALECTS)
 def test_a_method_is_declared_as_writing_if_its_query_writes(dialect: Dialect) -> None:
     queries = Catalog.load(dialect, MODELS_BY_NAME).queries
     checked, wrong = 0, []
-    for name, body, writes in methods():
-        called = {
-            node.attr
-            for node in ast.walk(body)
-            if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "q"
-        }
+    for name, called, writes in methods():
         assert called, f"{name} runs no query"
         checked += len(called)
         # One that writes may read before: dispatch_due reads what is due.

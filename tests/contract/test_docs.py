@@ -559,6 +559,11 @@ def _meet_overload(url: str) -> None:
         another.submit(db.workflows.list).result()
 
 
+def _meet_no_pepper(url: str) -> None:
+    with dal.connect(url) as db:
+        db.tokens.mint("ci", actor="ana")
+
+
 NAN = {"nodes": [{"x": float("nan")}]}
 ON_SQLITE: Mapping[str, Callable[[Dal[Sync], Workflow, Run], object]] = {
     "Invalid": lambda db, flow, run: db.versions.create(flow.id, NAN, actor="ana"),
@@ -568,6 +573,9 @@ ON_SQLITE: Mapping[str, Callable[[Dal[Sync], Workflow, Run], object]] = {
     "RunNotFound": lambda db, flow, run: db.runs.get(flow.id),
     "ExecutionNotFound": lambda db, flow, run: db.history.get("run-4711"),
     "KeyNotFound": lambda db, flow, run: db.keys.get("booking:4711"),
+    "TokenNotFound": lambda db, flow, run: db.tokens.get("4f1Qz0aB7xYk"),
+    "TokenRefused": lambda db, flow, run: db.tokens.authenticate("dal_svc_"),
+    "NameTaken": lambda db, flow, run: [db.tokens.mint(name, actor="ana") for name in ("Straße", "STRASSE")],
     "TriggerNotFound": lambda db, flow, run: db.triggers.dispatch_webhook(flow.id, {}, source_ip=None),
     "LeaseLost": lambda db, flow, run: _meet_a_lost_lease(db, run),
     "WebhookRefused": lambda db, flow, run: _meet_rules(db, flow),
@@ -597,6 +605,7 @@ ELSEWHERE: Mapping[str, Callable[[Path, str], object]] = {
     "SchemaError": lambda folder, url: dal.connect(f"sqlite:///{folder / 'new.db'}", migrate=False),
     "CatalogError": lambda folder, url: _meet_catalog_error(folder),
     "Overloaded": lambda folder, url: _meet_overload(url),
+    "PepperMissing": lambda folder, url: _meet_no_pepper(url),
 }
 # The families that are not raised as such, a code no server sends at will, and a connection cut within a commit.
 NOT_MET = {"NotFound", "Conflict", "DalError", "OutcomeUnknown"}

@@ -488,7 +488,16 @@ AWKWARD = 'O\'Hara "x" \\n :tags $1 %'
 
 
 # Documents that have to be lists, where any other value is shown as an object.
-LISTS = {"create_cron_runs": ["fires=[]"], "create_manual_runs": ["items=[]"]}
+LISTS = {
+    "create_cron_runs": ["fires=[]"],
+    "create_manual_runs": ["items=[]"],
+    "create_token": ["entries=[]"],
+    "rotate_token": ["entries=[]"],
+    "revoke_token": ["entries=[]"],
+    "record_token_uses": ["uses=[]"],
+    "record_token_refusals": ["refusals=[]"],
+    "renew_token_hashes": ["tokens=[]"],
+}
 
 
 def test_what_is_shown_for_psql_runs_there(postgres_url: str, run: Run, tmp_path: Path) -> None:

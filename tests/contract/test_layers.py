@@ -13,12 +13,12 @@ import pytest
 
 import dal
 from dal import DalError, errors
-from dal.core.face import Method
-from dal.stores import keys, runs, versions, workflows
+from dal.core.face import Method, Repeated
+from dal.stores import keys, runs, tokens, versions, workflows
 
 PACKAGE = Path(dal.__file__).parent
 STORES = sorted((PACKAGE / "stores").glob("*.py"))
-STORE_CLASSES = (workflows.Workflows, versions.Versions, runs.Runs, keys.Keys, keys.Claims)
+STORE_CLASSES = (workflows.Workflows, versions.Versions, runs.Runs, keys.Keys, keys.Claims, tokens.Tokens)
 ERRORS = {name for name, value in vars(errors).items() if isinstance(value, type) and issubclass(value, DalError)}
 
 # Where SQL may be composed: the machine, the guards, and the way from one database to the other.
@@ -96,7 +96,7 @@ def test_every_public_name_of_a_store_is_a_method_with_a_decorator_and_a_docstri
     for store in STORE_CLASSES:
         for name, value in vars(store).items():
             if not name.startswith("_"):
-                assert isinstance(value, Method), f"{store.__name__}.{name} lacks @statement or @transaction"
+                assert isinstance(value, (Method, Repeated)), f"{store.__name__}.{name} lacks a decorator"
                 assert value.__doc__, f"{store.__name__}.{name} lacks a docstring"
                 assert len(value.__doc__.strip()) > 20
                 seen += 1

@@ -333,6 +333,7 @@ TYPES = {
     "bigint": "integer",
     "boolean": "integer",
     "double precision": "real",
+    "bytea": "blob",
 }
 
 

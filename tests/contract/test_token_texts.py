@@ -24,6 +24,7 @@ from dal.digests import derived_key
 from dal.peppers import new_pepper
 from dal.settings import Peppers, parse_peppers
 from dal.stores.token_keys import Keyring, verify
+from dal.stores.token_records import StoredToken
 from dal.stores.token_texts import (
     ALPHABET,
     LENGTH,
@@ -173,15 +174,9 @@ def keyring(*names: str) -> Keyring:
     return Keyring({name: hashlib.sha256(name.encode()).digest() for name in names})
 
 
-class Stored:
+def stored_as(pepper_id: str | None, secret_hash: bytes, **given: Any) -> StoredToken:
     """A row, as far as checking goes."""
-
-    kind = "svc"
-    hash_alg = "hmac-sha256"
-
-    def __init__(self, pepper_id: str | None, secret_hash: bytes, **given: str) -> None:
-        self.pepper_id, self.secret_hash = pepper_id, secret_hash
-        vars(self).update(given)
+    return msgspec.structs.replace(keyring("a").nobody, pepper_id=pepper_id, secret_hash=secret_hash, **given)
 
 
 def test_a_digest_is_an_hmac_of_form_key_id_and_secret() -> None:
@@ -207,17 +202,17 @@ def test_a_token_is_right_only_with_its_row() -> None:
     presented = read_token(a_text())
     assert presented is not None
     right = keys.digest("b", presented.key_id, presented.secret)
-    assert verify(presented, Stored("b", right), keys) is True
+    assert verify(presented, stored_as("b", right), keys) is True
     wrong = [
-        None, Stored("a", right), Stored("b", right[:-1] + bytes([right[-1] ^ 1])), Stored("b", bytes(32)),
-        Stored("b", right, kind="usr"),
-        Stored(None, hashlib.sha256(presented.secret).digest(), hash_alg="sha256-legacy"),
-        Stored("b", right, hash_alg="hmac-sha256-legacy"),
+        None, stored_as("a", right), stored_as("b", right[:-1] + bytes([right[-1] ^ 1])), stored_as("b", bytes(32)),
+        stored_as("b", right, kind="usr"),
+        stored_as(None, hashlib.sha256(presented.secret).digest(), hash_alg="sha256-legacy"),
+        stored_as("b", right, hash_alg="hmac-sha256-legacy"),
     ]  # fmt: skip
     for stored in wrong:
         assert verify(presented, stored, keys) is False
     with pytest.raises(PepperMissing):
-        verify(presented, Stored("c", right), keys)
+        verify(presented, stored_as("c", right), keys)
 
 
 def test_a_new_pepper_is_what_the_setting_takes() -> None:

@@ -21,9 +21,11 @@ import pytest
 import dal
 from dal import Async, Dal, Invalid, Settings, Sync
 from dal.core.face import M, Queries, Store, statement, transaction
+from dal.stores import tokens
 from dal.stores.history import History
 from dal.stores.runs import Runs
-from tests.cells import Clock, Dialect, Face, Loop, open_db
+from dal.stores.tokens import Tokens
+from tests.cells import PEPPERS, Clock, Dialect, Face, Loop, open_db
 from tests.faces.proxy import Proxy
 
 T = TypeVar("T")
@@ -635,3 +637,26 @@ def test_between_its_portions_a_stream_holds_no_connection(any_url: str) -> None
         assert busy(db.health().pool) <= 1, "the one that health itself was asked on"
         assert [db.history.append_step("e", None).idx, db.history.steps("e", limit=1).items[0].idx] == [600, 0]
         assert [step.idx for step in stream] == list(range(1, 601))
+
+
+# --- what is done in portions -----------------------------------------------------------------------------------------
+
+
+def test_a_method_in_portions_is_documented_like_any_other() -> None:
+    for method in (Tokens.verify_audit, Tokens[Sync].verify_audit):
+        assert inspect.getdoc(method) == inspect.getdoc(Tokens.verify_audit.portion.body)
+    with dal.connect("sqlite:///:memory:") as db:
+        assert str(inspect.signature(db.tokens.verify_audit)).startswith("(*, since:")
+        assert "bounded memory" in (db.tokens.verify_audit.__doc__ or "")
+
+
+def test_between_its_portions_a_method_holds_no_connection(any_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tokens, "_VERIFIED", 1)
+    settings = Settings.from_url(any_url, token_peppers=PEPPERS, postgres_pool_max_size=1, sqlite_readers=1)
+    with dal.connect(settings) as db:
+        for name in "abc":
+            db.tokens.mint(name, actor="ann")
+        with ThreadPoolExecutor(4) as others:
+            answers = [others.submit(db.tokens.verify_audit) for _ in range(4)]
+            assert [answer.result(60).rows for answer in answers] == [3] * 4
+        assert db.calls["list_audit_chain"] == 4 * 4, "one for each row, and one that found no more"

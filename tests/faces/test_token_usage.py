@@ -21,9 +21,9 @@ import pytest
 
 import dal
 from dal import Dal, DalError, InvalidState, Settings, Sync, TokenRefused, flusher
-from dal.stores import token_usage
+from dal import usage as usage_module
 from dal.stores.token_texts import new_key_id, new_secret, token_text
-from dal.stores.token_usage import Batch, Renewal, Usage
+from dal.usage import Batch, Renewal, Usage
 from tests.cells import PATIENCE, PEPPERS, Cell, MakeDb
 from tests.parity.make import a_token
 
@@ -237,9 +237,9 @@ def test_a_forked_process_counts_nothing_and_flushes_nothing(sqlite_url: str) ->
 
 
 def test_memory_is_bounded_whatever_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(token_usage, "MAX_REFUSALS", 100)
-    monkeypatch.setattr(token_usage, "MAX_TOKENS", 50)
-    monkeypatch.setattr(token_usage, "MAX_RENEWED", 10)
+    monkeypatch.setattr(usage_module, "MAX_REFUSALS", 100)
+    monkeypatch.setattr(usage_module, "MAX_TOKENS", 50)
+    monkeypatch.setattr(usage_module, "MAX_RENEWED", 10)
     usage = Usage()
     for at in range(1000):
         usage.refused(f"key {at}", "secret", NOW + timedelta(minutes=at % 3), None, None)

@@ -5,12 +5,10 @@ The numbers are those of the project's list of faults, A1 to A47. These of them 
     A9      -0.0 kept bit by bit in a float column: no store has one (in JSON it becomes 0.0: A14)
     A15     duplicate keys: text that arrives as JSON, with the transfer between databases; a dict has none
     A18     chat text of 1.7 MB: the chat store; a version's notes of that length stand in for it here
-    A20     bytes with all values: no store has a bytes column
+    A20     bytes with all values: the digests of service tokens are the only bytes, and no method gives them back
     A30     a leap second as text: no method takes an instant as text; the clock may not answer text either
-    A32     names unique without regard to case: service tokens; tags and handles are compared in lower case
     A36     what looks like a parameter inside SQL: tests/contract/test_tokens.py
-    A37     65,536 ids in a list parameter: no method takes ids; a workflow's tags are the longest list there is
-    A38     an empty list in IN: no method takes a list of keys
+    A37     65,536 ids in a list parameter: tokens.usage takes 500; a workflow's tags are the longest list there is
     A40     an item id as ``after``, unknown to its list: the ChatKit store; the cursors here are opaque
     A41     an order given as text: the chat store
 """

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from dal import AuditFault, AuditHead, Dal, Invalid, PepperMissing, Sync
+from dal import AuditFault, AuditHead, CorruptDatabase, Dal, Invalid, PepperMissing, Sync
 from dal.stores import tokens as module
 from tests.cells import MakeDb, together
 from tests.parity.make import a_token
@@ -59,7 +59,7 @@ ALTERED = {
 def test_an_altered_row_is_named(chain: Dal[Sync], raw: Raw, column: str, number: int) -> None:
     if column == "pepper_id":
         raw(f"update service_token_audit set pepper_id = 'other' where number = {number}")
-        with pytest.raises(PepperMissing, match="other"):
+        with pytest.raises(PepperMissing, match=f"row {number} of the audit names 'other'"):
             chain.tokens.verify_audit()
         return
     raw(f"update service_token_audit set {column} = {ALTERED[column]} where number = {number}")
@@ -150,6 +150,14 @@ def test_a_change_made_behind_an_altered_head_goes_on_from_there(chain: Dal[Sync
     assert fault(chain) == AuditFault(ROWS, "is not the one that the head was sealed with")
     a_token(chain)
     assert fault(chain) == AuditFault(ROWS + 1, "does not follow the row before it")
+
+
+def test_a_head_that_is_no_digest_stops_every_change(chain: Dal[Sync], raw: Raw, make_db: MakeDb) -> None:
+    raw("update service_token_chain set row_hash = 'nonsense'")
+    for db in (chain, make_db()):
+        with pytest.raises(CorruptDatabase):
+            a_token(db)
+    assert fault(chain) == AuditFault(ROWS, "is not the one that the head was sealed with")
 
 
 @pytest.mark.parametrize("portion", [1, 3, ROWS, ROWS + 1])

@@ -233,6 +233,20 @@ def test_an_unknown_token_and_a_wrong_secret_are_told_the_same(db: Dal[Sync]) ->
     }
 
 
+def test_an_unknown_token_is_no_other_whatever_row_is_read_in_its_place(make_db: MakeDb) -> None:
+    db = make_db()
+    unknown = [token_text("svc", key_id, new_secret()) for key_id in ("0" * 12, "z" * 12, "Z" * 12, new_key_id())]
+    for tokens in (0, 1, 2, 5):
+        while len(db.tokens.list().items) < tokens:
+            a_token(db)
+        for token in unknown:
+            assert refusal(db, token) is None
+    assert reasons(db) == {("", "unknown"): 16}
+    other = make_db(token_peppers=new_pepper())
+    for token in unknown:
+        assert refusal(other, token) is None, "though the pepper of every row is missing"
+
+
 def test_authenticating_is_one_query(db: Dal[Sync]) -> None:
     minted = a_token(db)
     asked = {
@@ -690,7 +704,7 @@ def test_refusals_are_counted_by_minute_key_and_reason(db: Dal[Sync], clock: Clo
     key_id = token.record.key_id
     rows = db.tokens.refusals(key_id).items
     later = minute + timedelta(minutes=1)
-    assert [(row.minute, row.reason, row.refusals) for row in rows] == [
+    assert [(row.minute_at, row.reason, row.refusals) for row in rows] == [
         (later, "secret", 2), (later, "scope", 2), (minute, "secret", 2), (minute, "scope", 2)]  # fmt: skip
     assert rows == db.tokens.refusals().items
     assert (rows[2].first_at, rows[2].last_at) == (minute, minute + timedelta(seconds=59.999999))

@@ -156,12 +156,12 @@ select 't' || lpad(n::text, 11, '0'), timestamptz '2026-02-01T00:00:00Z', timest
   from generate_series(1, 1000 * :scale) as n
  where n % 2 = 0;
 
-insert into service_token_refusals (minute, key_id, reason, refusals, first_at, last_at, last_ip, last_user_agent)
+insert into service_token_refusals (minute_at, key_id, reason, refusals, first_at, last_at, last_ip, last_user_agent)
 select at, case when n % 2 = 0 then '' else 't' || lpad((1 + (n / 2) % (100 * :scale))::text, 11, '0') end,
        case when n % 2 = 0 then 'unknown' else 'secret' end, n, at, at + interval '59 seconds', '10.0.0.1', 'curl'
   from generate_series(1, 5000 * :scale) as n
  cross join lateral (select timestamptz '2026-02-01T00:00:00Z' + n / 4 * interval '1 minute' as at) as r
-    on conflict (minute, key_id, reason) do nothing;
+    on conflict (minute_at, key_id, reason) do nothing;
 
 insert into service_token_audit (number, key_id, action, actor, at, details, pepper_id, prev_hash, row_hash)
 select n, 't' || lpad((case when n % 2 = 0 then 1 else 1 + (n / 2) % (1000 * :scale) end)::text, 11, '0'), 'minted',

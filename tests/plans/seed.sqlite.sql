@@ -202,7 +202,7 @@ select printf('t%011d', n), '2026-02-01T00:00:00.000000Z', '2026-02-28T00:00:00.
   from s
  where n % 2 = 0;
 
-insert into service_token_refusals (minute, key_id, reason, refusals, first_at, last_at, last_ip, last_user_agent)
+insert into service_token_refusals (minute_at, key_id, reason, refusals, first_at, last_at, last_ip, last_user_agent)
 with recursive s (n) as (select 1 union all select n + 1 from s where n < 5000 * :scale),
 r as (
     select n, strftime('%Y-%m-%dT%H:%M:%S.000000Z', '2026-02-01', (n / 4) || ' minutes') as at,
@@ -213,7 +213,7 @@ select at, case when n % 2 = 0 then '' else printf('t%011d', 1 + (n / 2) % (100 
        case when n % 2 = 0 then 'unknown' else 'secret' end, n, at, last_at, '10.0.0.1', 'curl'
   from r
  where true
-    on conflict (minute, key_id, reason) do nothing;
+    on conflict (minute_at, key_id, reason) do nothing;
 
 insert into service_token_audit (number, key_id, action, actor, at, details, pepper_id, prev_hash, row_hash)
 with recursive s (n) as (select 1 union all select n + 1 from s where n < 10000 * :scale)

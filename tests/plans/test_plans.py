@@ -106,8 +106,8 @@ def test_both_seeds_give_the_same_rows(of_usual: Plans, postgres_url: str) -> No
             columns = lite.execute("select name, pk from pragma_table_info(?)", (table,)).fetchall()
             order = ", ".join(name for name, key in columns if key)
             for dialect, connection in (("sqlite", lite), ("postgres", server)):
-                shown = [instants[dialect].format(name) if name.endswith("_at") or name == "at" else name
-                         for name, _ in columns]  # fmt: skip
+                shown = [instants[dialect].format(name) if name.endswith(("_at", "_until", "_before")) or name == "at"
+                         else name for name, _ in columns]  # fmt: skip
                 digests[dialect][table] = digest(connection, f"select {', '.join(shown)} from {table} order by {order}")
     assert digests["sqlite"] == digests["postgres"]
     assert digests["sqlite"]["runs"][0] == 10_000

@@ -43,6 +43,12 @@ async def iterated_the_wrong_way(sync_db: Dal[Sync], async_db: Dal[Async]) -> No
         pass
 
 
+async def repeated_the_wrong_way(sync_db: Dal[Sync], async_db: Dal[Async]) -> None:
+    await sync_db.tokens.verify_audit()  # refused
+    print(async_db.tokens.verify_audit().fault)  # refused
+    sync_db.tokens.verify_audit(7)  # refused
+
+
 def opened_as_the_other() -> None:
     db: Dal[Async] = dal.connect("sqlite:///:memory:")  # refused
     print(db)
