@@ -125,7 +125,7 @@ def challenge_of(error: DalError) -> str | None:
 
 
 def _is_forbidden(error: DalError) -> bool:
-    """Whether it is known who asks, and that it is not for them; a new token would not help."""
+    """Whether it is known who asks, and another token of theirs may do."""
     return isinstance(error, TokenRefused) and error.found in ("scope", "workspace")
 
 

@@ -171,7 +171,8 @@ def test_an_error_of_ours_is_a_problem_with_its_status_and_members(
     assert told["title"] == (type(error).__doc__ or "").splitlines()[0].rstrip(".")
     assert told["instance"] == "/a%20b/%C3%A9"
     assert told.get("retry_after") == wait
-    assert answer.headers.get("www-authenticate") == ("Bearer" if status == 401 else None)
+    challenge = {401: 'Bearer error="invalid_token"', 403: 'Bearer error="insufficient_scope"'}.get(status)
+    assert answer.headers.get("www-authenticate") == challenge
     assert {key: told[key] for key in told.keys() & {"path", "found", "current", "constraint"}} == members
     assert told["detail"] == str(error) or status >= 500
 
