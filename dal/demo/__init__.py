@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from pydantic import SecretStr
 from rich.console import Console
 
 import dal
@@ -19,6 +20,7 @@ from dal.demo.account import Account, WrongAnswer
 from dal.demo.day import Day
 from dal.demo.night import Night
 from dal.demo.plan import SEED, WORKFLOWS, Clock, plans
+from dal.peppers import new_pepper
 
 __all__ = ["SEED", "WORKFLOWS", "plans", "run"]
 
@@ -29,7 +31,8 @@ def run(url: str | None, console: Console, *, keep: Path | None = None, seed: in
     url: the database, which must hold no workflow; without it a SQLite file at ``keep``, or a temporary one. Raises
     InvalidState for one that holds workflows, and what ``connect`` raises.
     """
-    with _database(url, keep) as settings:
+    with _database(url, keep) as found:
+        settings = _peppered(found)
         with dal.connect(settings, migrate=True) as db:
             if db.workflows.list(include_archived=True, limit=1).items:
                 raise dal.InvalidState("the database holds workflows, and the demo takes an empty one")
@@ -54,6 +57,13 @@ def _database(url: str | None, keep: Path | None) -> Iterator[Settings]:
             yield Settings(backend="sqlite", sqlite_path=Path(folder) / "demo.db")
 
 
+def _peppered(settings: Settings) -> Settings:
+    """With a key for the demo's tokens where none is set. Nobody keeps it, and they are not to be used after it."""
+    if settings.token_peppers is not None:
+        return settings
+    return settings.model_copy(update={"token_peppers": SecretStr(new_pepper())})
+
+
 def _live(settings: Settings, account: Account, seed: int) -> None:
     clock = Clock()
     with dal.connect(settings, clock=clock) as db:
@@ -63,7 +73,7 @@ def _live(settings: Settings, account: Account, seed: int) -> None:
         for part in (
             day.make_workflows, day.make_versions, day.make_runs, day.change_workflows, day.be_refused, day.rush_hour,
             night.share_work, night.fire_triggers, night.ask_again, night.write_history,
-            night.improve_prompts,
+            night.improve_prompts, night.check_callers, night.talk,
         ):  # fmt: skip
             part()
         account.chapter("The end of the day")

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
+
+from msgspec.structs import replace
 
 import dal
 from dal import Async, Dal, Json, Run, Sync, Tx, Workflow
@@ -12,6 +15,13 @@ from dal.demo.account import all_pages
 from dal.demo.day import AT_ONCE, Day
 
 JOBS = 12
+SAID = (
+    "Are all invoices paid?",
+    "All but one: the invoice of the printer's shop.",
+    "Why not?",
+    "Nobody has signed it.",
+    "Then let Chen sign the Invoice today.",
+)
 ACCURACIES = (0.61, 0.66, 0.64, 0.71, 0.78, 0.75, 0.83, 0.81)
 WEEK = timedelta(days=7)
 
@@ -266,3 +276,74 @@ class Night:
             listed = (await db.checkpoints.list("count-stock", limit=500)).items
             best = await db.checkpoints.best("count-stock")
             self.account.same("the best of them", [each for each in listed if each.is_best], [best])
+
+    def check_callers(self) -> None:
+        """Service tokens: made, used, refused, rotated, revoked, and the chain of all that."""
+        same, tokens = self.account.same, self.db.tokens
+        self.account.chapter("Who may call")
+        minted = tokens.mint(
+            "Night shift", actor="grace", scopes=["runs:read", "runs:write"], allowed_cidrs=["192.0.2.0/24"]
+        )
+        first, here = minted.secret.reveal(), "192.0.2.7"
+        same("who calls", tokens.authenticate(first, ip=here, scopes=["runs:read"]), minted.record)
+        told: list[tuple[str, str]] = []
+
+        def ask(asked: str, token: str, ip: str = here, scopes: Sequence[str] = ()) -> None:
+            error = self.account.refused(
+                asked, dal.TokenRefused, lambda: tokens.authenticate(token, ip=ip, scopes=scopes)
+            )
+            told.append((asked, error.found or "-"))
+
+        ask("a mistyped token", first[:-1] + ("0" if first[-1] != "0" else "1"))
+        ask("the token, from another address", first, ip="198.51.100.1")
+        ask("the token, for what it does not grant", first, scopes=["workflows:delete"])
+        successor = tokens.rotate(minted.record.key_id, actor="grace", overlap_seconds=0)
+        ask("the token, after it was rotated without overlap", first)
+        second = successor.secret.reveal()
+        same("the successor", tokens.authenticate(second, ip=here), successor.record)
+        tokens.revoke(successor.record.key_id, "the laptop was lost", actor="grace")
+        ask("its successor, after it was revoked", second)
+        same("what callers are told", [found for _, found in told], ["-", "-", "scope", "revoked", "revoked"])
+        report = tokens.verify_audit()
+        same("the chain of what was done", (report.rows > 0, report.fault), (True, None))
+        same("the tokens in use", list(tokens.list().items), [])
+        self.account.say(
+            "A token is made and told once; the database has a keyed digest of it. Each time it is used it is read, so "
+            "that a revocation counts at once:"
+        )
+        self.account.table(("refused", "and told"), told)
+        self.account.say("What was made, rotated and revoked is a chain of digests, and nothing in it was altered.")
+
+    def talk(self) -> None:
+        """Chat: items in order, documents byte for byte, what another owner sees, search."""
+        same, chat = self.account.same, self.db.chat
+        self.account.chapter("What was said")
+        thread = chat.save_thread("ada", "talk-1", title="Supplier invoices of May", metadata={"team": "finance"})
+        chat.save_thread("bruno", "talk-2", title="Invoices again")
+        documents = [f'{{"text":  "{said}", "n": 1e2}}' for said in SAID]
+        for number, (said, document) in enumerate(zip(SAID, documents, strict=True), 1):
+            item = chat.add_item("ada", "talk-1", f"message-{number}", type="message", item=document, body=said)
+            same("the place of an item", item.seq, number)
+        read = all_pages(lambda after: chat.list_items("ada", "talk-1", after=after, limit=2))
+        same("the documents, byte for byte", [item.item for item in read], documents)
+        back = all_pages(lambda after: chat.list_items("ada", "talk-1", order="desc", after=after, limit=2))
+        same("the items from the end", back, read[::-1])
+        error = self.account.refused(
+            "another owner's thread", dal.ThreadNotFound, lambda: chat.list_items("bruno", "talk-1")
+        )
+        hits = chat.search("ada", "invoi").items
+        wanted = sorted([None, *(f"message-{at}" for at, said in enumerate(SAID, 1) if "nvoice" in said)], key=str)
+        same("what is found", sorted([hit.item_id for hit in hits], key=str), wanted)
+        pages = all_pages(lambda after: self.db.workflows.search("invoices supp", after=after, limit=2))
+        found = [flow.id for flow in pages]
+        flows = [flow for flow in self.day.flows.values() if not flow.is_archived and "supplier invoices" in flow.name]
+        same("the workflows that are found", sorted(found), sorted(flow.id for flow in flows))
+        self.account.say(
+            f"{len(SAID)} items of a thread come back byte for byte, from both ends. A search for 'invoi' in what is "
+            "Ada's finds, the newest first:"
+        )
+        self.account.say("".join(f"\n    {hit.snippet.marked()}" for hit in hits))
+        self.account.say(f"\nAnd 'invoices supp' is found in {len(found)} workflows.")
+        self.account.show("Read a thread of Ada as Bruno", error)
+        moved = replace(thread, updated_at=read[-1].created_at)
+        same("the thread, changed with its last item", chat.get_thread("ada", "talk-1"), moved)

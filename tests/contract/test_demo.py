@@ -62,6 +62,8 @@ def test_the_account_fits_80_plain_columns_and_tells_what_was_promised() -> None
         "Send the digest 30 2 * * * Berlin 03-29 01:00 03-30 00:30",
         "its steps are numbered 0 to 63",
         "Of another workflow 64 are recorded at once, each as the best",
+        "its successor, after it was revoked revoked",
+        "All but one: the **invoice** of the printer's shop.",
     ):
         assert part in " ".join(said.split())
     (checked,) = re.findall(r"([\d,]+) answers were checked, and all are right", said)
