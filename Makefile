@@ -34,7 +34,7 @@ serve: $(STAMP)  ## the example server on 127.0.0.1:8000, on SQLite or with URL=
 	@exec $(BIN)/python -m examples.server --url '$(URL)' --port $(PORT)$(if $(TOKENS), --tokens)
 
 test: check  ## everything: check, then every test on SQLite and PostgreSQL 18
-	$(BIN)/python -m pytest -n $(WORKERS) tests
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup tests
 
 test-all: export DAL_TEST_POSTGRES_VERSIONS := all
 test-all: test  ## the same, on every PostgreSQL found

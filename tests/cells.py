@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 import os
+import sqlite3
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -289,3 +290,11 @@ def every_run(db: Dal[Sync], workflow: UUID, status: RunStatus | None = None) ->
         after = page.next
         if after is None:
             return found
+
+
+def stored(connection: sqlite3.Connection) -> dict[str, list[tuple[Any, ...]]]:
+    """Every row of every table, those within which FTS5 keeps words among them: it gives no rows itself."""
+    tables = connection.execute(
+        "select name from pragma_table_list where schema = 'main' and type in ('table', 'shadow') order by name"
+    ).fetchall()
+    return {name: connection.execute(f"select * from {name}").fetchall() for (name,) in tables}

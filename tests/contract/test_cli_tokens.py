@@ -28,7 +28,7 @@ from dal import cli
 from dal.core.rows import Dialect
 from dal.settings import parse_peppers
 from dal.stores.token_texts import PATTERN
-from tests.cells import PEPPERS
+from tests.cells import PEPPERS, stored
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -700,7 +700,7 @@ def dump(url: str) -> Iterator[str]:
     """All that a database holds, as text."""
     if url.startswith("sqlite:///"):
         with closing(sqlite3.connect(url.removeprefix("sqlite:///"))) as connection:
-            yield from connection.iterdump()
+            yield repr(stored(connection))
         return
     with psycopg.connect(url) as server:
         for (table,) in server.execute("select oid::regclass::text from pg_class where relkind = 'r' and "

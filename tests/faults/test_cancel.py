@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import inspect
 import random
 from collections.abc import Awaitable, Callable, Coroutine, Generator
@@ -16,13 +17,19 @@ import psycopg
 import pytest
 
 import dal
-import dal.stores.keys
-import dal.stores.runs
-import dal.stores.triggers
-import dal.stores.versions
-import dal.stores.workflows
 from dal import Async, Dal
-from dal.core.face import Method
+from dal.core.face import Method, Repeated
+from dal.stores.chat import Chat
+from dal.stores.checkpoints import Checkpoints
+from dal.stores.history import History
+from dal.stores.keys import Keys
+from dal.stores.runs import Runs
+from dal.stores.token_texts import token_text
+from dal.stores.tokens import Tokens
+from dal.stores.triggers import Triggers
+from dal.stores.versions import Versions
+from dal.stores.workflows import Workflows
+from tests.cells import PEPPERS
 
 PATIENCE = 30.0
 Call = Callable[[], Awaitable[object]]
@@ -110,9 +117,27 @@ class Ground:
             (workflow.name, workflow.handle, workflow.is_archived, workflow.is_public, workflow.revision),
             sorted((version.number, repr(version.runnable_config)) for version in versions.items),
             sorted(zip([run.status for run in runs.items], events, strict=True)),
-            len((await self.db.workflows.events(self.workflow)).items),
+            (len((await self.db.workflows.events(self.workflow)).items), *await self._of_other_stores()),
             len((await self.db.workflows.list(limit=500)).items),
         )
+
+    async def _of_other_stores(self) -> list[object]:
+        db, id = self.db, str(self.workflow)
+        executions = (await db.history.list(id)).items
+        checkpoints = (await db.checkpoints.list(id)).items
+        tokens = [token for token in (await db.tokens.list(active=False, limit=500)).items if token.name.startswith(id)]
+        threads = (await db.chat.list_threads(id)).items
+        items = (await db.chat.list_items(id, id)).items if threads else []
+        try:
+            attachment = (await db.chat.get_attachment(id, id)).name
+        except dal.AttachmentNotFound:
+            attachment = ""
+        return [
+            [(each.status, each.step_count) for each in executions],
+            [(each.config_version, each.is_best) for each in checkpoints],
+            sorted((each.name[-1], each.rotated_to is None, each.revoked_at is None) for each in tokens),
+            [each.title for each in threads], [(each.seq, each.item) for each in items], attachment,
+        ]  # fmt: skip
 
 
 async def in_a_transaction(ground: Ground) -> None:
@@ -158,6 +183,55 @@ async def scheduled(ground: Ground) -> None:
 
 async def hooked(ground: Ground) -> None:
     await ground.db.triggers.set_webhook(ground.workflow, actor="ann")
+
+
+async def begun(ground: Ground) -> None:
+    await ground.db.history.start(str(ground.workflow), str(ground.workflow), metadata={"a": 1})
+
+
+async def recorded(ground: Ground) -> None:
+    id = str(ground.workflow)
+    await ground.db.checkpoints.record(id, id=id, runnable_config=1, metrics={"m": 1}, is_best=True)
+
+
+MINTED: dict[UUID, dal.Minted] = {}
+
+
+async def minted(ground: Ground) -> None:
+    MINTED[ground.workflow] = await ground.db.tokens.mint(f"{ground.workflow} 1", actor="ann")
+
+
+async def used(ground: Ground) -> None:
+    await minted(ground)
+    await authenticated(ground)
+
+
+async def authenticated(ground: Ground) -> None:
+    token = MINTED.get(ground.workflow)
+    await ground.db.tokens.authenticate(token.secret if token else token_text("svc", "0" * 12, b"0" * 43))
+
+
+def key_id(ground: Ground) -> str:
+    token = MINTED.get(ground.workflow)
+    return token.record.key_id if token else "0" * 12
+
+
+async def imported(ground: Ground) -> None:
+    digest = hashlib.sha256(ground.workflow.bytes).digest()
+    await ground.db.tokens.import_legacy(f"{ground.workflow} 2", digest, actor="ann")
+
+
+async def said(ground: Ground) -> None:
+    """A thread with an item, of an owner and with ids of its own."""
+    id = str(ground.workflow)
+    await ground.db.chat.save_thread(id, id, title="words")
+    await ground.db.chat.add_item(id, id, id, type="m", item="1", body="words")
+    await attached(ground)
+
+
+async def attached(ground: Ground) -> None:
+    id = str(ground.workflow)
+    await ground.db.chat.save_attachment(id, id, type="file", name="n", mime_type="m")
 
 
 async def failed(ground: Ground) -> None:
@@ -222,6 +296,61 @@ CASES: dict[str, tuple[Callable[[Ground], Awaitable[object]] | None, Callable[[G
         None,
         lambda g: g.db.triggers.dispatch_manual(g.workflow, [(None, 1), (None, 2)], actor="ann"),
     ),
+    "workflows.search": (None, lambda g: g.db.workflows.search("ground")),
+    "workflows.make_searchable": (None, lambda g: g.db.workflows.make_searchable()),
+    "history.start": (None, begun),
+    "history.get": (begun, lambda g: g.db.history.get(str(g.workflow))),
+    "history.list": (None, lambda g: g.db.history.list(str(g.workflow))),
+    "history.find": (begun, lambda g: g.db.history.find(str(g.workflow), metadata={"a": 1})),
+    "history.append_step": (begun, lambda g: g.db.history.append_step(str(g.workflow), 1)),
+    "history.append_steps": (begun, lambda g: g.db.history.append_steps(str(g.workflow), [1, 2])),
+    "history.steps": (begun, lambda g: g.db.history.steps(str(g.workflow))),
+    "history.complete": (begun, lambda g: g.db.history.complete(str(g.workflow))),
+    "history.fail": (begun, lambda g: g.db.history.fail(str(g.workflow), "why")),
+    "history.cancel": (begun, lambda g: g.db.history.cancel(str(g.workflow))),
+    "history.prune": (None, lambda g: g.db.history.prune(datetime(2001, 1, 1, tzinfo=UTC))),
+    "checkpoints.record": (None, recorded),
+    "checkpoints.get": (recorded, lambda g: g.db.checkpoints.get(str(g.workflow))),
+    "checkpoints.latest": (recorded, lambda g: g.db.checkpoints.latest(str(g.workflow))),
+    "checkpoints.best": (recorded, lambda g: g.db.checkpoints.best(str(g.workflow))),
+    "checkpoints.list": (None, lambda g: g.db.checkpoints.list(str(g.workflow))),
+    "checkpoints.find": (recorded, lambda g: g.db.checkpoints.find(str(g.workflow), metrics={"m": 1})),
+    "checkpoints.top": (recorded, lambda g: g.db.checkpoints.top(str(g.workflow), "m")),
+    "checkpoints.mark_best": (recorded, lambda g: g.db.checkpoints.mark_best(str(g.workflow))),
+    "tokens.mint": (None, minted),
+    "tokens.import_legacy": (None, imported),
+    "tokens.authenticate": (minted, authenticated),
+    "tokens.rotate": (minted, lambda g: g.db.tokens.rotate(key_id(g), actor="ann")),
+    "tokens.revoke": (minted, lambda g: g.db.tokens.revoke(key_id(g), "why", actor="ann")),
+    "tokens.get": (minted, lambda g: g.db.tokens.get(key_id(g))),
+    "tokens.list": (None, lambda g: g.db.tokens.list()),
+    "tokens.usage": (used, lambda g: g.db.tokens.usage([key_id(g)])),
+    "tokens.peppers": (None, lambda g: g.db.tokens.peppers()),
+    "tokens.audit": (minted, lambda g: g.db.tokens.audit(key_id(g))),
+    "tokens.refusals": (None, lambda g: g.db.tokens.refusals()),
+    "tokens.prune_refusals": (None, lambda g: g.db.tokens.prune_refusals(datetime(2001, 1, 1, tzinfo=UTC))),
+    "tokens.verify_audit": (minted, lambda g: g.db.tokens.verify_audit()),
+    "tokens.flush_usage": (used, lambda g: g.db.tokens.flush_usage()),
+    "chat.save_thread": (None, lambda g: g.db.chat.save_thread(str(g.workflow), str(g.workflow))),
+    "chat.get_thread": (said, lambda g: g.db.chat.get_thread(str(g.workflow), str(g.workflow))),
+    "chat.list_threads": (None, lambda g: g.db.chat.list_threads(str(g.workflow))),
+    "chat.delete_thread": (said, lambda g: g.db.chat.delete_thread(str(g.workflow), str(g.workflow))),
+    "chat.add_item": (
+        said,
+        lambda g: g.db.chat.add_item(str(g.workflow), str(g.workflow), f"{g.workflow}+", type="m", item="2"),
+    ),
+    "chat.save_item": (
+        said,
+        lambda g: g.db.chat.save_item(str(g.workflow), str(g.workflow), str(g.workflow), type="m", item="2"),
+    ),
+    "chat.get_item": (said, lambda g: g.db.chat.get_item(str(g.workflow), str(g.workflow), str(g.workflow))),
+    "chat.list_items": (said, lambda g: g.db.chat.list_items(str(g.workflow), str(g.workflow))),
+    "chat.delete_item": (said, lambda g: g.db.chat.delete_item(str(g.workflow), str(g.workflow), str(g.workflow))),
+    "chat.save_attachment": (None, attached),
+    "chat.get_attachment": (said, lambda g: g.db.chat.get_attachment(str(g.workflow), str(g.workflow))),
+    "chat.delete_attachment": (said, lambda g: g.db.chat.delete_attachment(str(g.workflow), str(g.workflow))),
+    "chat.search": (said, lambda g: g.db.chat.search(str(g.workflow), "word")),
+    "chat.prune": (None, lambda g: g.db.chat.prune(datetime(2001, 1, 1, tzinfo=UTC))),
     "keys.get": (keyed, lambda g: g.db.keys.get(str(g.pending))),
     "keys.prune": (None, lambda g: g.db.keys.prune(before=datetime(2001, 1, 1, tzinfo=UTC))),
     "transact(key)": (None, keyed),
@@ -233,12 +362,11 @@ CASES: dict[str, tuple[Callable[[Ground], Awaitable[object]] | None, Callable[[G
 
 
 def test_every_method_of_the_stores_is_among_the_cases() -> None:
-    stores = {"workflows": dal.stores.workflows.Workflows, "versions": dal.stores.versions.Versions,
-              "runs": dal.stores.runs.Runs, "triggers": dal.stores.triggers.Triggers,
-              "keys": dal.stores.keys.Keys}  # fmt: skip
+    stores = {"workflows": Workflows, "versions": Versions, "runs": Runs, "triggers": Triggers, "keys": Keys,
+              "history": History, "checkpoints": Checkpoints, "tokens": Tokens, "chat": Chat}  # fmt: skip
     methods = {f"{name}.{method}" for name, store in stores.items() for method, value in inspect.getmembers(store)
-               if isinstance(value, Method)}  # fmt: skip
-    assert len(methods) > 20
+               if isinstance(value, (Method, Repeated))}  # fmt: skip
+    assert len(methods) > 80
     assert methods - CASES.keys() == set()
 
 
@@ -249,7 +377,9 @@ def any_url(request: pytest.FixtureRequest) -> str:
 
 
 def opened(url: str) -> AbstractAsyncContextManager[Dal[Async]]:
-    return dal.aconnect(dal.Settings.from_url(url, postgres_pool_max_size=3, postgres_pool_timeout=PATIENCE))
+    return dal.aconnect(
+        dal.Settings.from_url(url, postgres_pool_max_size=3, postgres_pool_timeout=PATIENCE, token_peppers=PEPPERS)
+    )
 
 
 async def whole(db: Dal[Async], url: str) -> None:
@@ -342,8 +472,11 @@ def test_calls_cancelled_at_random_leave_no_connection_behind(
             [outcome] = await asyncio.gather(task, return_exceptions=True)
         if isinstance(outcome, BaseException):
             # InvalidState: several callers meet on one ground. NotFound: nobody has used the key that is looked for.
-            # Unavailable: the cancellation closed the connection.
-            expected = (asyncio.CancelledError, dal.InvalidState, dal.NotFound, dal.Unavailable)
+            # Conflict, TokenRefused: what is made was made, or never was. Unavailable: the cancellation closed the
+            # connection.
+            expected = (
+                asyncio.CancelledError, dal.InvalidState, dal.NotFound, dal.Conflict, dal.TokenRefused, dal.Unavailable
+            )  # fmt: skip
             assert isinstance(outcome, expected), f"{name}: {outcome!r}"
 
     async def main() -> None:

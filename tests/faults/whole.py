@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 from dal import Dal, DalError, Sync
+from tests.cells import stored
 
 # Rows that a method makes only half if it is cut in two. Each answers the ids of what is not whole.
 HALVES = {
@@ -59,8 +60,8 @@ def query(db: Dal[Sync], sql: str, *values: Any) -> list[tuple[Any, ...]]:
 
 def dump(db: Dal[Sync]) -> dict[str, list[tuple[Any, ...]]]:
     """Every row of every table."""
-    tables = [name for (name,) in query(db, "select name from sqlite_schema where type = 'table' order by name")]
-    return {table: sorted(query(db, f"select * from {table}"), key=repr) for table in tables}
+    with db.transaction(read_only=True) as tx:
+        return {table: sorted(rows, key=repr) for table, rows in stored(tx.connection).items()}
 
 
 def refusal(call: Callable[[], object]) -> DalError | None:

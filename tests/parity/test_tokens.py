@@ -36,7 +36,7 @@ from dal import (
 )
 from dal.peppers import new_pepper
 from dal.stores.token_texts import new_key_id, new_secret, token_text
-from tests.cells import PATIENCE, PEPPERS, Cell, Clock, MakeDb, together
+from tests.cells import PATIENCE, PEPPERS, Cell, Clock, MakeDb, stored, together
 from tests.parity.make import NOON, a_token, all_pages
 from tests.parity.processes import in_processes, rotate
 
@@ -917,7 +917,7 @@ def dump(cell: Cell, db: Dal[Sync], raw: Callable[[str], list[Any]]) -> str:
     """All that the database holds."""
     if cell.dialect == "sqlite":
         connection = sqlite3.connect(db.settings.sqlite_path)
-        text = "\n".join(connection.iterdump())
+        text = repr(stored(connection))
         connection.close()
         return text
     tables = [row[0] for row in raw("select tablename from pg_tables where schemaname = current_schema()")]

@@ -19,13 +19,16 @@ from dal.guard.capture import Capture, Sources
 from dal.guard.capture_sqlite import fill
 from dal.guard.plans import Plans
 from dal.guard.scratch import private_sqlite
+from tests.cells import VERSIONS
 from tests.plans.test_plans import MakeDatabase, once
+
+pytestmark = pytest.mark.xdist_group("plans")
 
 
 @pytest.fixture
 def plans(make_database: MakeDatabase) -> Plans:
     """The plans of the queries as they are: taken once a process, for the tests beside this one, too."""
-    return once("growth", lambda: Plans(make_database("postgres")))
+    return once(VERSIONS[-1], lambda: Plans(make_database("postgres", VERSIONS[-1])))
 
 
 @pytest.mark.parametrize("dialect", ["sqlite", "postgres"])
