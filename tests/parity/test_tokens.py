@@ -204,7 +204,8 @@ def test_what_is_no_token_is_refused_without_asking(db: Dal[Sync]) -> None:
         text[:30] + "\0" + text[31:], text[:30] + "\ud800" + text[31:], "x" * 2**20, "é" * 70, "٣" * 70, "dal_svc_",
         text[:8] + text[9:] + text[8], text[:21] + text[22] + text[21] + text[23:],
     ):  # fmt: skip
-        assert refusal(db, wrong) is None, ascii(wrong)[:100]
+        if wrong != text:  # two equal characters change places
+            assert refusal(db, wrong) is None, ascii(wrong)[:100]
     other: Any
     for other in (None, 7, text.encode(), [text]):
         with pytest.raises(Invalid) as refused:
