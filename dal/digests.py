@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import json
 import os
-import re
 import struct
 import threading
 import time
@@ -35,8 +35,9 @@ def content_hash(encoded: bytes) -> str:
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
-_JSON_ESCAPES = {'"': '\\"', "\\": "\\\\", "\b": "\\b", "\f": "\\f", "\n": "\\n", "\r": "\\r", "\t": "\\t"}
-_JSON_ESCAPED = re.compile(r'["\\\x00-\x1f]')
+_quoted = json.encoder.encode_basestring  # quotes as PostgreSQL does: what need not be escaped is not
+_ORDERS = 10_000  # of keys, that are remembered
+_orders: dict[tuple[str, ...], list[tuple[str, str]]] = {}
 
 
 def canonical(kinds: Sequence[str], values: Sequence[Any]) -> bytes:
@@ -60,25 +61,38 @@ def jsonb_text(value: Any) -> str:
 
     value: as core.rows.encode_json takes it.
     """
+    kind = type(value)
+    if kind is str:
+        return _quoted(value)
+    if kind is dict:
+        keys = tuple(value)
+        parts = []
+        for key, start in _orders.get(keys) or _order(keys):
+            inner = value[key]
+            parts.append(start + (_quoted(inner) if type(inner) is str else jsonb_text(inner)))
+        return "{" + ", ".join(parts) + "}"
+    if kind is list:
+        return "[" + ", ".join([jsonb_text(inner) for inner in value]) + "]"
     if value is None:
         return "null"
-    if value is True or value is False:
+    if kind is bool:
         return "true" if value else "false"
-    if isinstance(value, str):
-        return f'"{_JSON_ESCAPED.sub(_escaped, value)}"'
-    if isinstance(value, int):
+    if kind is int:
         return str(value)
-    if isinstance(value, float):
-        # As encode_json sends it: large ones in full, all others as short as they can be told apart.
-        return format(value, ".1f") if abs(value) >= 1e16 else format(Decimal(repr(value + 0.0)), "f")
-    if isinstance(value, dict):
-        keys = sorted(value, key=lambda key: (len(key.encode()), key.encode()))
-        return "{" + ", ".join(f"{jsonb_text(key)}: {jsonb_text(value[key])}" for key in keys) + "}"
-    return "[" + ", ".join(map(jsonb_text, value)) + "]"
+    # As encode_json sends it: large ones in full, all others as short as they can be told apart.
+    shortest = repr(value + 0.0)
+    if "e" not in shortest:
+        return shortest
+    return format(value, ".1f") if abs(value) >= 1e16 else format(Decimal(shortest), "f")
 
 
-def _escaped(found: re.Match[str]) -> str:
-    return _JSON_ESCAPES.get(found[0]) or f"\\u{ord(found[0]):04x}"
+def _order(keys: tuple[str, ...]) -> list[tuple[str, str]]:
+    """The keys of an object as jsonb has them, each with how it is written. Documents of a kind have the same keys."""
+    ordered = sorted(keys, key=lambda key: (len(key.encode()), key.encode()))
+    if len(_orders) >= _ORDERS:
+        _orders.clear()
+    made = _orders[keys] = [(key, f"{_quoted(key)}: ") for key in ordered]
+    return made
 
 
 _CANONICAL: Mapping[str, Callable[[Any], bytes]] = {

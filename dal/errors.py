@@ -279,6 +279,7 @@ SQLSTATES: Mapping[str, type[DalError]] = {
     "23505": AlreadyExists,
     "23": ConstraintViolated,
     "25006": ReadOnly,
+    "DAL01": ReadOnly,  # the fence: raised by our own trigger
     "P0001": ConstraintViolated,  # raised by a trigger
     "25P02": TransactionAborted,
     "25P03": Unavailable,  # idle in transaction for too long
@@ -308,6 +309,7 @@ SQLSTATES: Mapping[str, type[DalError]] = {
 SQLITE_CODES: Mapping[int, type[DalError]] = {
     2067: AlreadyExists,  # SQLITE_CONSTRAINT_UNIQUE
     1555: AlreadyExists,  # SQLITE_CONSTRAINT_PRIMARYKEY
+    1811: ReadOnly,  # SQLITE_CONSTRAINT_TRIGGER: the fence; no other trigger of ours refuses
     19: ConstraintViolated,
     1: SchemaError,  # SQLITE_ERROR: no such table or column
     3: Unavailable,  # SQLITE_PERM

@@ -1,0 +1,165 @@
+"""The whole of a transfer: export, import, move, verify and fence, of databases named by their settings."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from datetime import datetime
+from pathlib import Path
+
+from dal.dal import utc_now
+from dal.digests import uuid7
+from dal.errors import Invalid, SchemaError
+from dal.settings import Settings, redact_dsn
+from dal.transfer import verify as comparing
+from dal.transfer.export import Exported, export
+from dal.transfer.folder import Folder
+from dal.transfer.loading import Report, Tell, check_all, load
+from dal.transfer.postgres_side import PostgresSide
+from dal.transfer.side import Held, Side, Standing, refuse_loading
+from dal.transfer.sources import FolderSource, SideSource
+from dal.transfer.sqlite_side import LoadingSqlite, SqliteSide
+from dal.transfer.verify import Verdict
+
+Clock = Callable[[], datetime]
+BATCH_ROWS = 10_000
+_quiet: Tell = lambda progress: None  # noqa: E731
+
+
+def where(settings: Settings) -> str:
+    """The database, fit to be printed and kept."""
+    if settings.backend == "postgres":
+        assert settings.postgres_dsn is not None
+        return redact_dsn(settings.postgres_dsn.get_secret_value())
+    return f"SQLite file {settings.sqlite_path}"
+
+
+def open_side(settings: Settings, clock: Clock = utc_now) -> Side:
+    """A database that is there already. Raises SchemaError for a missing or foreign one, Unavailable."""
+    if settings.backend == "postgres":
+        return PostgresSide(settings, clock)
+    if not settings.sqlite_path.exists():
+        raise SchemaError(f"{settings.sqlite_path} does not exist")
+    return SqliteSide(settings, clock)
+
+
+def open_target(settings: Settings, clock: Clock = utc_now) -> Side:
+    """A database to be loaded; it is given the schema if it is empty."""
+    side: Side = PostgresSide(settings, clock) if settings.backend == "postgres" else LoadingSqlite(settings, clock)
+    try:
+        side.schema().apply()
+    except BaseException:
+        side.close()
+        raise
+    return side
+
+
+def _source(settings: Settings, clock: Clock) -> Side:
+    side = open_side(settings, clock)
+    try:
+        side.schema().require()
+        refuse_loading(side)
+        side.check_whole()
+    except BaseException:
+        side.close()
+        raise
+    return side
+
+
+def _workers(target: Side, wanted: int) -> int:
+    return wanted if target.dialect == "postgres" else 1  # SQLite has one writer
+
+
+def _check_size(size: int) -> None:
+    if not 1 <= size <= 1_000_000:
+        raise Invalid(f"takes 1 to 1,000,000, not {size}", path="batch_rows")
+
+
+def export_to(
+    settings: Settings, folder: Path, *, size: int = BATCH_ROWS, packed: bool = False, clock: Clock = utc_now,
+    tell: Tell = _quiet,
+) -> Exported:  # fmt: skip
+    """Write a database into a folder. See export.export."""
+    _check_size(size)
+    with _source(settings, clock) as side:
+        return export(side, folder, size=size, packed=packed, clock=clock, tell=tell)
+
+
+def import_from(
+    folder: Path, settings: Settings, *, accept: int = 0, workers: int = 2, clock: Clock = utc_now, tell: Tell = _quiet
+) -> Report:
+    """Load an export into a database, or go on with it. See loading.load."""
+    source = FolderSource(Folder(folder))
+    with open_target(settings, clock) as target:
+        return load(source, target, accept=accept, workers=_workers(target, workers), tell=tell)
+
+
+def check_export(folder: Path, *, tell: Tell = _quiet) -> tuple[Counter[str], list[Held], Counter[str]]:
+    """What importing an export would meet, without a database. See loading.check_all."""
+    return check_all(FolderSource(Folder(folder)), tell)
+
+
+@contextmanager
+def _moving(source: Side, target: Side, name: str, to: str, size: int, fenced: bool) -> Iterator[SideSource]:
+    last = target.last_transfer()
+    with ExitStack() as stack:
+        if fenced:
+            source.fence(f"moved to {to}")
+            moving = SideSource(source, name, "", is_fenced=True)
+        else:
+            stack.enter_context(source.snapshot())
+            moving = SideSource(source, name, "", is_fenced=False)
+            moving.fingerprint += f", read as {uuid7()}"  # what is read later is another state
+        goes_on = last and last.state != "done" and last.fingerprint == moving.fingerprint
+        moving.plan = last.plan if last and goes_on else SideSource.planned(source, size)
+        yield moving
+
+
+def move(
+    source: Settings, target: Settings, *, size: int = BATCH_ROWS, accept: int = 0, fence: bool = True,
+    workers: int = 2, clock: Clock = utc_now, tell: Tell = _quiet,
+) -> Report:  # fmt: skip
+    """Load one database into another, or go on with it, without files between. See loading.load.
+
+    fence: the source takes no more writes, from before the first row is read; it stays so. Without it the rows are those
+    of one moment, writes after it are not moved, and what is cut off cannot go on.
+    """
+    _check_size(size)
+    with ExitStack() as stack:
+        here = stack.enter_context(_source(source, clock))
+        there = stack.enter_context(open_target(target, clock))
+        if here.standing().identity == there.standing().identity:
+            raise Invalid("source and target are the same database", path="TARGET")
+        moving = stack.enter_context(_moving(here, there, where(source), where(target), size, fence))
+        many = _workers(there, workers) if fence else 1
+        return load(moving, there, accept=accept, workers=many, tell=tell)
+
+
+def check_move(
+    source: Settings, *, clock: Clock = utc_now, tell: Tell = _quiet
+) -> tuple[Counter[str], list[Held], Counter[str]]:
+    """What moving a database would meet; nothing is written."""
+    with _source(source, clock) as side, side.snapshot():
+        return check_all(SideSource(side, where(source), SideSource.planned(side, BATCH_ROWS), is_fenced=False), tell)
+
+
+def verify(one: Settings, other: Settings, *, clock: Clock = utc_now, tell: Tell = _quiet) -> Verdict:
+    """Compare two databases row by row. See verify.verify."""
+    with open_side(one, clock) as here, open_side(other, clock) as there:
+        return comparing.verify(here, there, tell=tell)
+
+
+def standing(settings: Settings, clock: Clock = utc_now) -> Standing:
+    """Who a database is, and whether it is fenced."""
+    with open_side(settings, clock) as side:
+        side.schema().require()
+        return side.standing()
+
+
+def set_fence(settings: Settings, reason: str | None, clock: Clock = utc_now) -> Standing:
+    """Let a database refuse writes, or with None take them again. Raises InvalidState for one that is being loaded."""
+    with open_side(settings, clock) as side:
+        side.schema().require()
+        refuse_loading(side)
+        return side.fence(reason)

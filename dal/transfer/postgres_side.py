@@ -1,0 +1,281 @@
+"""PostgreSQL as one side of a transfer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import contextmanager
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import psycopg
+
+from dal.core.postgres_connection import check_server, connection_arguments
+from dal.core.postgres_door import PostgresDoor
+from dal.core.postgres_errors import first_line, translate
+from dal.core.schema import Schema
+from dal.dal import load_catalog
+from dal.errors import CorruptDatabase, InvalidState, Unavailable
+from dal.settings import Settings
+from dal.transfer.inventory import Table, inventory
+from dal.transfer.side import Key, Range, Side
+from dal.transfer.values import Digest, Form, Note, Refused, Row
+
+_HEADER = b"PGCOPY\n\xff\r\n\0" + bytes(8)
+_CHUNK = 256 * 1024
+_RUNNER = 0x64616D6F  # "damo": one process loads at a time
+# The row or a value of it: classes 22 and 23, and what is too large for an index or too deep for a parser.
+_OF_A_ROW = ("22", "23", "54")
+
+
+class PostgresSide(Side):
+    """PostgreSQL as one side of a transfer."""
+
+    dialect = "postgres"
+
+    def __init__(self, settings: Settings, clock: Callable[[], datetime]) -> None:
+        """Connects. Raises Unavailable, SchemaError."""
+        super().__init__(settings, clock)
+        self._door: PostgresDoor | None = None
+        try:
+            self._connection = psycopg.connect(autocommit=True, **connection_arguments(settings))
+        except psycopg.Error as error:
+            raise Unavailable(first_line(error)) from error
+        try:
+            check_server(self._connection)
+            for name in ("statement_timeout", "idle_in_transaction_session_timeout"):
+                self.ask(f"set {name} = 0")
+        except BaseException:
+            self._connection.close()
+            raise
+
+    def another(self) -> PostgresSide:
+        return PostgresSide(self.settings, self.clock)
+
+    def close(self) -> None:
+        self._connection.close()
+        if self._door:
+            self._door.close()
+
+    def schema(self) -> Schema:
+        self._door = self._door or PostgresDoor(self.settings)
+        return Schema(self._door, load_catalog(self.settings), self.clock)
+
+    def check_whole(self) -> None:
+        damage = self.schema().damage()
+        if damage:
+            raise CorruptDatabase("; ".join(f"{found.kind} {found.place} {found.words}" for found in damage))
+
+    def ask(self, sql: str, *values: Any) -> list[Any]:
+        try:
+            cursor = self._connection.execute(_sql(sql, values), values or None)
+            return cursor.fetchall() if cursor.description else []
+        except psycopg.Error as error:
+            raise translate(error, lost=self._connection.closed) from error
+
+    @contextmanager
+    def writing(self) -> Iterator[None]:
+        try:
+            with self._connection.transaction():
+                self.ask("select set_config('dal.loading', 'on', true)")
+                yield
+        except psycopg.Error as error:
+            raise translate(error, phase="commit", lost=self._connection.closed) from error
+
+    @contextmanager
+    def snapshot(self) -> Iterator[None]:
+        self.ask("begin isolation level repeatable read read only")
+        try:
+            yield
+        finally:
+            if not self._connection.closed:
+                self.ask("rollback")
+
+    @contextmanager
+    def frozen(self, work: Path) -> Iterator[tuple[str, Side]]:
+        with self.snapshot():
+            standing = self.standing()
+            # Without a fence: no transaction has begun to write since, in the whole server.
+            since = (
+                f"epoch {standing.epoch}"
+                if standing.is_fenced
+                else self.ask("select pg_current_snapshot()::text")[0][0]
+            )
+            yield f"{standing.identity} {since}", self
+
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        if not self.ask(f"select pg_try_advisory_lock({_RUNNER})")[0][0]:
+            raise InvalidState("another process is loading into this database", found="loading")
+        try:
+            yield
+        finally:
+            if not self._connection.closed:
+                self.ask(f"select pg_advisory_unlock({_RUNNER})")
+
+    def in_order(self, table: Table, column: str) -> str:
+        return f'{column} collate "C"' if _kind(table, column) == "text" else column
+
+    def bound(self, table: Table, column: str) -> str:
+        kind = _kind(table, column)
+        return {"uuid": "?::uuid", "timestamptz": "?::timestamptz", "int": "?::bigint"}.get(kind, "?::text")
+
+    def shown(self, table: Table, column: str) -> str:
+        return _shown(column, _kind(table, column))
+
+    def read_where(self, table: Table, where: str, values: Sequence[Any]) -> Iterator[Row]:
+        shown = ", ".join(_shown(column.name, column.kind) for column in table.columns)
+        return self._stream(f"select {shown} from {table.name}{where}{self.ordered(table)}", values)
+
+    def check(self, form: Form, row: Row, note: Note) -> Row:
+        return form.from_postgres(row, note)
+
+    def _stream(self, sql: str, values: Sequence[Any]) -> Generator[Any, None, None]:
+        try:
+            with self._connection.cursor() as cursor:
+                yield from cursor.stream(_sql(sql, values), values or None)
+        except psycopg.Error as error:
+            raise translate(error, lost=self._connection.closed) from error
+
+    def digest(self, table: Table, rows: Range) -> Digest:
+        where, values = self.within(table, rows)
+        row = self.ask(f"select count(*), {_SUMS} from ({_hashed(table, '', where)}) h", *values)[0]
+        return Digest() + (row[0], int(row[1] or 0), int(row[2] or 0))
+
+    def row_digests(self, table: Table, rows: Range) -> Iterator[tuple[Key, Digest]]:
+        where, values = self.within(table, rows)
+        key = "".join(f"{self.shown(table, name)}, " for name in table.key)
+        for row in self._stream(_hashed(table, key, where + self.ordered(table)), values):
+            yield list(row[:-1]), Digest(1, int(row[-1][:16], 16), int(row[-1][16:32], 16))
+
+    def load(self, form: Form, rows: Iterator[Row]) -> None:
+        packed = form.packed
+        try:
+            with self._connection.cursor().copy(_copy(form.table)) as copy:
+                chunk, size = [_HEADER], 0
+                for row in rows:
+                    data = packed(row)
+                    chunk.append(data)
+                    size += len(data)
+                    if size > _CHUNK:
+                        copy.write(b"".join(chunk))
+                        chunk, size = [], 0
+                copy.write(b"".join([*chunk, b"\xff\xff"]))
+        except psycopg.Error as error:
+            if (error.sqlstate or "")[:2] in _OF_A_ROW:
+                raise Refused("constraint", error.diag.constraint_name or f"SQLSTATE {error.sqlstate}") from error
+            raise translate(error, lost=self._connection.closed) from error
+
+    def load_one(self, form: Form, row: Row) -> None:
+        with self._connection.transaction():
+            self.load(form, iter((row,)))
+
+    def loaded_range(self, form: Form, first: Row, last: Row) -> None:
+        pass  # its indexes are kept by the server
+
+    def drop_for_load(self) -> list[str]:
+        names = [table.name for table in inventory()]
+        keys = self.ask(
+            "select c.conrelid::regclass::text, quote_ident(c.conname), pg_get_constraintdef(c.oid) from pg_constraint c "
+            "where c.contype = 'f' and c.conrelid = any(?::regclass[]) order by 1, 2",
+            names,
+        )
+        indexes = self.ask(
+            "select i.indexrelid::regclass::text, pg_get_indexdef(i.indexrelid) from pg_index i "
+            "where i.indrelid = any(?::regclass[]) and not i.indisunique order by 1",
+            names,
+        )
+        for table, name, _ in keys:
+            self.ask(f"alter table {table} drop constraint {name}")
+        for name, _ in indexes:
+            self.ask(f"drop index {name}")
+        return [
+            *(definition for _, definition in indexes),
+            *(f"alter table {table} add constraint {name} {definition}" for table, name, definition in keys),
+        ]
+
+    def set_counters(self) -> None:
+        for table in inventory():
+            for column in table.columns:
+                if column.is_counted:
+                    self.ask(
+                        f"select setval(pg_get_serial_sequence('{table.name}', '{column.name}'), "
+                        f"coalesce(max({column.name}), 1), max({column.name}) is not null) from {table.name}"
+                    )
+
+    def analyze(self) -> None:
+        for table in inventory():
+            self.ask(f"analyze {table.name}")
+
+    def put_fence(self, *, up: bool) -> None:
+        tables = [table.name for table in inventory()]
+        if not up:
+            for name in tables:
+                self.ask(f"drop trigger if exists dal_fence on {name}")
+            return
+        self.ask(
+            "create or replace function dal_refuse_writes() returns trigger language plpgsql as $$ begin "
+            "raise exception 'the database is fenced: it takes no writes until dal fence off' "
+            "using errcode = 'DAL01'; end $$"
+        )
+        for name in tables:
+            self.ask(
+                f"create trigger dal_fence before insert or update or delete or truncate on {name} for each statement "
+                "when (coalesce(current_setting('dal.loading', true), '') <> 'on') execute function dal_refuse_writes()"
+            )
+
+
+def _sql(text: str, values: Sequence[Any]) -> bytes:
+    return (text.replace("%", "%%").replace("?", "%s") if values else text).encode()
+
+
+def _kind(table: Table, name: str) -> str:
+    return next(column.kind for column in table.columns if column.name == name)
+
+
+def _shown(name: str, kind: str) -> str:
+    """A column as it travels; a time that has no such form comes as PostgreSQL prints it, and is refused."""
+    return {
+        "uuid": f"{name}::text",
+        "json": f"{name}::text",
+        "bytes": f"encode({name}, 'hex')",
+        "timestamptz": f"case when {name} >= '0001-01-01Z' and {name} < '9999-12-31T23:59:59.999999Z'::timestamptz "
+        f"+ interval '1 microsecond' then to_char({name} at time zone 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS.US\"Z\"') "
+        f"else {name}::text end",
+    }.get(kind, name)
+
+
+def _copy(table: Table) -> bytes:
+    names = ", ".join(column.name for column in table.columns)
+    return f"copy {table.name} ({names}) from stdin (format binary)".encode()
+
+
+_SUMS = ", ".join(f"sum(('x' || substr(h.hash, {at}, 16))::bit(64)::bigint)" for at in (1, 17))
+
+
+def _hashed(table: Table, key: str, rest: str) -> str:
+    """A query for ``key`` and the SHA-256 of each row's canonical encoding, in hex: that of dal.digests.canonical.
+
+    What is long to write is written once, in a subquery that the planner does not take apart.
+    """
+    spelled, once = [], []
+    for column in table.columns:
+        c = column.name
+        if column.kind == "json":
+            once.append(f"{c}::text as {c}_text")
+        elif column.kind == "timestamptz":
+            once.append(
+                f"case when isfinite({c}) then (extract(epoch from {c}) * 1000000)::bigint::text when {c} is not null then 'none' end as {c}_text"
+            )
+        written = {
+            "uuid": f"'32:' || replace({c}::text, '-', '')",
+            "text": f"octet_length({c}) || ':' || {c}",
+            "int": f"length({c}::text) || ':' || {c}::text",
+            "float": f"'16:' || encode(float8send({c}), 'hex')",
+            "bool": f"case when {c} then '1:t' when not {c} then '1:f' end",
+            "bytes": f"2 * octet_length({c}) || ':' || encode({c}, 'hex')",
+        }.get(column.kind, f"octet_length({c}_text) || ':' || {c}_text")
+        spelled.append(f"coalesce({written}, '~')" if column.nullable else f"({written})")
+    lateral = f" cross join lateral (select {', '.join(once)} offset 0) once" if once else ""
+    hashed = f"encode(sha256(convert_to({' || '.join(spelled)}, 'UTF8')), 'hex')"
+    return f"select {key}{hashed} as hash from {table.name}{lateral}{rest}"

@@ -1,0 +1,173 @@
+"""Where the rows of a transfer come from: a folder, or a database itself. Either gives them in batches."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple, Protocol
+
+import msgspec
+
+from dal.errors import Invalid, InvalidState
+from dal.transfer.folder import QUARANTINE, FileEntry, Folder, last_keys
+from dal.transfer.inventory import Table, inventory
+from dal.transfer.side import Batch, Held, Range, Side
+from dal.transfer.values import Digest, Form, Note, Refused, Row
+
+_decode = msgspec.json.Decoder(list[Any]).decode
+
+
+class Job(NamedTuple):
+    """One batch. rows, digest: what is known of it beforehand. entry: its file."""
+
+    table: Table
+    number: int
+    range: Range
+    rows: int | None = None
+    digest: Digest | None = None
+    entry: FileEntry | None = None
+
+
+class Source(Protocol):
+    """Where rows come from. fingerprint: equal for the same rows in the same batches. epoch: of the source's fence."""
+
+    name: str
+    fingerprint: str
+    epoch: int
+    plan: str  # what the ledger keeps, so that the same batches are found again
+
+    def jobs(self) -> list[Job]: ...
+    def rows(self, job: Job) -> Iterator[Any]:
+        """The rows of a batch, to be checked. Raises Invalid at the end for a file that is not what it should be."""
+
+    def check(self, form: Form, row: Any, note: Note) -> Row:
+        """A row as it travels. Raises Refused."""
+
+    def count(self, table: Table) -> int: ...
+    def refused(self) -> list[Held]:
+        """Rows that the source itself set aside."""
+
+    def confirm(self) -> None:
+        """Raise InvalidState if the source may have changed meanwhile."""
+
+    def another(self) -> Source: ...
+    def close(self) -> None: ...
+
+
+class FolderSource:
+    """A finished export."""
+
+    def __init__(self, folder: Folder) -> None:
+        self.folder = folder
+        self.name = f"export {folder.path.resolve()}"
+        self.fingerprint = folder.content["seal"]
+        self.epoch = int(folder.content["source"]["epoch"])
+        self.plan = "{}"
+
+    def jobs(self) -> list[Job]:
+        made = []
+        for table in inventory():
+            entries = self.folder.entries[table.name]
+            for entry, (after, upto) in zip(entries, last_keys(entries), strict=True):
+                digest = Digest.parse(entry.digest)
+                made.append(Job(table, entry.number(), Range(after, upto), entry.rows, digest, entry))
+        return made
+
+    def rows(self, job: Job) -> Iterator[Any]:
+        assert job.entry
+        for line in self.folder.lines(job.entry.file, job.entry.sha256):
+            try:
+                yield _decode(line)
+            except (msgspec.DecodeError, UnicodeDecodeError):
+                yield line
+
+    def check(self, form: Form, row: Any, note: Note) -> Row:
+        if type(row) is not list:
+            raise Refused("line", "not a JSON list")
+        return form.from_wire(row, note)
+
+    def count(self, table: Table) -> int:
+        return sum(entry.rows + entry.quarantined for entry in self.folder.entries[table.name])
+
+    def refused(self) -> list[Held]:
+        try:
+            lines = self.folder.lines(QUARANTINE, self.folder.content["quarantine"]["sha256"])
+            return [Held(**json.loads(line)) for line in lines]
+        except (TypeError, KeyError, ValueError) as error:
+            if isinstance(error, Invalid):
+                raise
+            raise Invalid(
+                f"{self.folder.path / QUARANTINE} has a line that is none of an export's", path="DIR"
+            ) from error
+
+    def confirm(self) -> None:
+        pass
+
+    def another(self) -> FolderSource:
+        return self
+
+    def close(self) -> None:
+        pass
+
+
+class SideSource:
+    """A database, read in the batches that a plan says."""
+
+    def __init__(self, side: Side, name: str, plan: str, *, is_fenced: bool) -> None:
+        self.side = side
+        self.name = name
+        self.plan = plan
+        self.is_fenced = is_fenced
+        self.standing = side.standing()
+        self.epoch = self.standing.epoch
+        self.fingerprint = f"{self.standing.identity} at epoch {self.standing.epoch}" + (
+            "" if is_fenced else ", which goes on"
+        )
+
+    @staticmethod
+    def planned(side: Side, size: int) -> str:
+        """The batches of a database as it is now."""
+        return json.dumps({table.name: side.split(table, size) for table in inventory()})
+
+    def jobs(self) -> list[Job]:
+        planned = json.loads(self.plan)
+        return [
+            Job(table, number, Range(*bounds))
+            for table in inventory()
+            for number, bounds in enumerate(planned[table.name], 1)
+        ]
+
+    def rows(self, job: Job) -> Iterator[Any]:
+        return self.side.read(job.table, job.range)
+
+    def check(self, form: Form, row: Any, note: Note) -> Row:
+        return self.side.check(form, row, note)
+
+    def count(self, table: Table) -> int:
+        return self.side.count(table)
+
+    def refused(self) -> list[Held]:
+        return []
+
+    def confirm(self) -> None:
+        if self.is_fenced and self.side.standing() != self.standing:
+            raise InvalidState("the source's fence was taken down meanwhile: it may have changed", found="unfenced")
+
+    def another(self) -> SideSource:
+        return SideSource(self.side.another(), self.name, self.plan, is_fenced=self.is_fenced)
+
+    def close(self) -> None:
+        self.side.close()
+
+
+def tally(batches: Sequence[Batch]) -> dict[str, tuple[int, int, Digest]]:
+    """Of each table how many rows were loaded, how many quarantined, and the digest of those loaded."""
+    loaded: Counter[str] = Counter()
+    kept: Counter[str] = Counter()
+    digests = {table.name: Digest() for table in inventory()}
+    for batch in batches:
+        loaded[batch.table] += batch.loaded
+        kept[batch.table] += batch.quarantined
+        digests[batch.table] += batch.digest
+    return {name: (loaded[name], kept[name], digest) for name, digest in digests.items()}
