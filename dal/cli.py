@@ -15,6 +15,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from dal import cli_transfer
 from dal import demo as demonstration
 from dal import doctor as examination
 from dal.cli_tokens import tokens_app
@@ -42,6 +43,7 @@ schema_app = typer.Typer(
 )
 app.add_typer(schema_app, name="schema")
 app.add_typer(tokens_app, name="tokens")
+cli_transfer.add_to(app)
 TOKEN = re.compile(r"dal_(svc|usr|tst)_[0-9A-Za-z]{12}_[0-9A-Za-z]")  # a damaged one has most of a secret in it
 
 

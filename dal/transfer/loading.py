@@ -340,10 +340,9 @@ def _orphans(target: Side, transfer_id: str, table: Table, reference: Reference,
     shape = form(table)
     mine = [f"{table.name}.{name}" for name in reference.columns]
     theirs = [f"parent.{name}" for name in reference.target_columns]
-    where = (
-        f" where {' and '.join(f'{name} is not null' for name in mine)} and not exists "
-        f"(select 1 from {reference.target} parent where {' and '.join(f'{one} = {other}' for one, other in zip(theirs, mine, strict=True))})"
-    )
+    present = " and ".join(f"{name} is not null" for name in mine)
+    same = " and ".join(f"{one} = {other}" for one, other in zip(theirs, mine, strict=True))
+    where = f" where {present} and not exists (select 1 from {reference.target} parent where {same})"
     if not target.ask(f"select 1 from {table.name}{where} limit 1"):
         return False
     held: list[Held] = []
@@ -352,7 +351,7 @@ def _orphans(target: Side, transfer_id: str, table: Table, reference: Reference,
         number = min([0, *(batch.number for batch in target.batches(transfer_id) if batch.table == table.name)]) - 1
         for place, raw in enumerate(list(target.read_where(table, f"{where}{target.ordered(table)} limit 500", ()))):
             row = target.check(shape, raw, lambda rule, column: None)
-            digest -= Digest.of(shape.canonical(row))
+            digest = digest.minus(Digest.of(shape.canonical(row)))
             key = shape.key(row)
             place_of = " and ".join(f"{name} = {target.bound(table, name)}" for name in table.key)
             if reference.on_delete == "set null":
@@ -360,7 +359,7 @@ def _orphans(target: Side, transfer_id: str, table: Table, reference: Reference,
                     None if column.name in reference.columns else value
                     for column, value in zip(table.columns, row, strict=True)
                 )
-                digest += Digest.of(shape.canonical(cleared))
+                digest = digest.plus(*Digest.of(shape.canonical(cleared)))
                 names = ", ".join(f"{name} = null" for name in reference.columns)
                 target.ask(f"update {table.name} set {names} where {place_of}", *key)
                 report.changed[f"set-null: {table.name}.{', '.join(reference.columns)}"] += 1
@@ -445,8 +444,16 @@ def _conclude(source: Source, target: Side, transfer: Transfer, accept: int, rep
     target.end(transfer.id, report.state, source.epoch)
 
 
-def check_all(source: Source, tell: Tell = lambda progress: None) -> tuple[Counter[str], list[Held], Counter[str]]:
-    """Look at every row and load none. Returns how many would be quarantined of each table, samples, changes by rule."""
+class Looked(NamedTuple):
+    """What loading would meet. refused: rows that do not pass, by table; changed: how many values by rule."""
+
+    refused: Counter[str]
+    samples: list[Held]
+    changed: Counter[str]
+
+
+def check_all(source: Source, tell: Tell = lambda progress: None) -> Looked:
+    """Look at every row and load none."""
     refused, changed, samples = Counter[str](), Counter[str](), list[Held]()
     for held in source.refused():
         refused[held.table] += 1
@@ -464,4 +471,4 @@ def check_all(source: Source, tell: Tell = lambda progress: None) -> tuple[Count
                     samples.append(set_aside(shape, job.number, place, raw, why))
             done[job.table.name] += 1
         tell(Progress("check", job.table.name, done[job.table.name], source.count(job.table)))
-    return refused, samples[:SAMPLES], changed
+    return Looked(refused, samples[:SAMPLES], changed)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from datetime import datetime
@@ -15,9 +14,9 @@ from dal.settings import Settings, redact_dsn
 from dal.transfer import verify as comparing
 from dal.transfer.export import Exported, export
 from dal.transfer.folder import Folder
-from dal.transfer.loading import Report, Tell, check_all, load
+from dal.transfer.loading import Looked, Report, Tell, check_all, load
 from dal.transfer.postgres_side import PostgresSide
-from dal.transfer.side import Held, Side, Standing, refuse_loading
+from dal.transfer.side import Side, Standing, refuse_loading
 from dal.transfer.sources import FolderSource, SideSource
 from dal.transfer.sqlite_side import LoadingSqlite, SqliteSide
 from dal.transfer.verify import Verdict
@@ -95,7 +94,7 @@ def import_from(
         return load(source, target, accept=accept, workers=_workers(target, workers), tell=tell)
 
 
-def check_export(folder: Path, *, tell: Tell = _quiet) -> tuple[Counter[str], list[Held], Counter[str]]:
+def check_export(folder: Path, *, tell: Tell = _quiet) -> Looked:
     """What importing an export would meet, without a database. See loading.check_all."""
     return check_all(FolderSource(Folder(folder)), tell)
 
@@ -122,8 +121,8 @@ def move(
 ) -> Report:  # fmt: skip
     """Load one database into another, or go on with it, without files between. See loading.load.
 
-    fence: the source takes no more writes, from before the first row is read; it stays so. Without it the rows are those
-    of one moment, writes after it are not moved, and what is cut off cannot go on.
+    fence: the source takes no more writes, from before the first row is read; it stays so. Without it the rows are
+    those of one moment, writes after it are not moved, and what is cut off cannot go on.
     """
     _check_size(size)
     with ExitStack() as stack:
@@ -136,9 +135,7 @@ def move(
         return load(moving, there, accept=accept, workers=many, tell=tell)
 
 
-def check_move(
-    source: Settings, *, clock: Clock = utc_now, tell: Tell = _quiet
-) -> tuple[Counter[str], list[Held], Counter[str]]:
+def check_move(source: Settings, *, clock: Clock = utc_now, tell: Tell = _quiet) -> Looked:
     """What moving a database would meet; nothing is written."""
     with _source(source, clock) as side, side.snapshot():
         return check_all(SideSource(side, where(source), SideSource.planned(side, BATCH_ROWS), is_fenced=False), tell)

@@ -140,7 +140,7 @@ class PostgresSide(Side):
     def digest(self, table: Table, rows: Range) -> Digest:
         where, values = self.within(table, rows)
         row = self.ask(f"select count(*), {_SUMS} from ({_hashed(table, '', where)}) h", *values)[0]
-        return Digest() + (row[0], int(row[1] or 0), int(row[2] or 0))
+        return Digest().plus(row[0], int(row[1] or 0), int(row[2] or 0))
 
     def row_digests(self, table: Table, rows: Range) -> Iterator[tuple[Key, Digest]]:
         where, values = self.within(table, rows)
@@ -176,8 +176,8 @@ class PostgresSide(Side):
     def drop_for_load(self) -> list[str]:
         names = [table.name for table in inventory()]
         keys = self.ask(
-            "select c.conrelid::regclass::text, quote_ident(c.conname), pg_get_constraintdef(c.oid) from pg_constraint c "
-            "where c.contype = 'f' and c.conrelid = any(?::regclass[]) order by 1, 2",
+            "select c.conrelid::regclass::text, quote_ident(c.conname), pg_get_constraintdef(c.oid) "
+            "from pg_constraint c where c.contype = 'f' and c.conrelid = any(?::regclass[]) order by 1, 2",
             names,
         )
         indexes = self.ask(
@@ -264,9 +264,8 @@ def _hashed(table: Table, key: str, rest: str) -> str:
         if column.kind == "json":
             once.append(f"{c}::text as {c}_text")
         elif column.kind == "timestamptz":
-            once.append(
-                f"case when isfinite({c}) then (extract(epoch from {c}) * 1000000)::bigint::text when {c} is not null then 'none' end as {c}_text"
-            )
+            micros = f"(extract(epoch from {c}) * 1000000)::bigint::text"
+            once.append(f"case when isfinite({c}) then {micros} when {c} is not null then 'none' end as {c}_text")
         written = {
             "uuid": f"'32:' || replace({c}::text, '-', '')",
             "text": f"octet_length({c}) || ':' || {c}",

@@ -274,8 +274,8 @@ class Side(ABC):
     def note(self, transfer_id: str, batch: Batch, held: Sequence[Held] = ()) -> None:
         """Write a line of the ledger and what was quarantined with it, within ``writing``."""
         self.ask(
-            "insert into dal_transfer_batches (transfer_id, table_name, number, loaded, quarantined, digest, loaded_at) "
-            "values (?, ?, ?, ?, ?, ?, ?)",
+            "insert into dal_transfer_batches (transfer_id, table_name, number, loaded, quarantined, digest, "
+            "loaded_at) values (?, ?, ?, ?, ?, ?, ?)",
             *(transfer_id, batch.table, batch.number, batch.loaded, batch.quarantined, str(batch.digest), self.now()),
         )
         for row in held:

@@ -40,13 +40,16 @@ class Source(Protocol):
     def jobs(self) -> list[Job]: ...
     def rows(self, job: Job) -> Iterator[Any]:
         """The rows of a batch, to be checked. Raises Invalid at the end for a file that is not what it should be."""
+        ...
 
     def check(self, form: Form, row: Any, note: Note) -> Row:
         """A row as it travels. Raises Refused."""
+        ...
 
     def count(self, table: Table) -> int: ...
     def refused(self) -> list[Held]:
         """Rows that the source itself set aside."""
+        ...
 
     def confirm(self) -> None:
         """Raise InvalidState if the source may have changed meanwhile."""
@@ -169,5 +172,5 @@ def tally(batches: Sequence[Batch]) -> dict[str, tuple[int, int, Digest]]:
     for batch in batches:
         loaded[batch.table] += batch.loaded
         kept[batch.table] += batch.quarantined
-        digests[batch.table] += batch.digest
+        digests[batch.table] = digests[batch.table].plus(*batch.digest)
     return {name: (loaded[name], kept[name], digest) for name, digest in digests.items()}

@@ -238,12 +238,13 @@ class Digest(NamedTuple):
     high: int = 0
     low: int = 0
 
-    def __add__(self, other: tuple[Any, ...]) -> Digest:
-        rows, high, low = other
+    def plus(self, rows: int, high: int, low: int) -> Digest:
+        """With rows more; the sums of whose halves may be negative, or larger than 64 bits."""
         return Digest(self.rows + rows, self.high + high & _MASK, self.low + low & _MASK)
 
-    def __sub__(self, other: Digest) -> Digest:
-        return Digest(self.rows - other.rows, self.high - other.high & _MASK, self.low - other.low & _MASK)
+    def minus(self, other: Digest) -> Digest:
+        """Without the rows of another."""
+        return self.plus(-other.rows, -other.high, -other.low)
 
     def __str__(self) -> str:
         return f"{self.rows}:{self.high:016x}{self.low:016x}"
