@@ -19,13 +19,13 @@ export PYRIGHT_PYTHON_IGNORE_WARNINGS := 1
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-postgres serve test test-all faults check generate plans load bench bench-growth up down lock clean
+.PHONY: help demo demo-postgres serve test test-all faults check generate plans load bench bench-growth bench-transfer up down lock clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
-demo: $(STAMP)  ## a workflow server's life on a fresh SQLite file
-	$(BIN)/dal demo
+demo: $(STAMP)  ## a workflow server's life on a fresh SQLite file, which moves to a private PostgreSQL in the end
+	$(SERVER) $(BIN)/dal demo --to {dsn}
 
 demo-postgres: $(STAMP)  ## the same on a private PostgreSQL, started for it
 	$(SERVER) $(BIN)/dal demo --url {dsn}
@@ -67,6 +67,9 @@ bench: $(STAMP)  ## beside the bare drivers, as ratios
 
 bench-growth: $(STAMP)  ## the work of queries on 1,000,000 rows, against the same on 10,000
 	$(SERVER) $(BIN)/python -m bench.growth --url {dsn}
+
+bench-transfer: $(STAMP)  ## dal import of 2,000,000 rows, beside psql's \copy
+	$(DURABLE) $(BIN)/python -m bench.transfer --url {dsn}
 
 # The password: POSTGRES_PASSWORD, or the file that POSTGRES_PASSWORD_FILE names, or POSTGRES_PASSWORD= in .env.
 up:  ## PostgreSQL in Docker, waiting until it is healthy

@@ -92,11 +92,17 @@ def demo(
         Path | None,
         typer.Option("--keep", metavar="PATH", help="Make the SQLite file at PATH and leave it there to look at."),
     ] = None,
+    to: Annotated[
+        str | None,
+        typer.Option("--to", metavar="URL", help="An empty database to move to in the end.", show_default=False),
+    ] = None,
 ) -> None:
     """Work through a few hundred workflows, versions and runs, and check every answer.
 
-    On a temporary SQLite file unless told otherwise. The database that --url names gets the tables it lacks and keeps
-    what the demo wrote; one that holds workflows already is refused. Exits with 1 if an answer is wrong.
+    On a temporary SQLite file unless told otherwise. In the end the data move to another database and come back to a
+    third: temporary files, unless --to names one for the first step. The database that --url names gets the tables it
+    lacks and keeps what the demo wrote; one that holds workflows already is refused. Exits with 1 if an answer is
+    wrong.
     """
     if url is not None and keep is not None:
         raise typer.BadParameter("give --keep or --url, not both", param_hint="--keep")
@@ -104,7 +110,7 @@ def demo(
     print(f"dal demo, on {place}", file=sys.stderr)
     console = Console(highlight=False, emoji=False)
     console.width = min(console.width, 100)
-    if not demonstration.run(url, console, keep=keep):
+    if not demonstration.run(url, console, keep=keep, to=to):
         sys.exit(1)
 
 

@@ -239,6 +239,9 @@ def _print_standing(standing: Standing, as_json: bool) -> None:
 def _end(report: Report, accept: int, as_json: bool) -> None:
     """Print a report, and exit with 1 unless all is well."""
     kept = sum(report.quarantined.values())
+    if report.was_done and not as_json:
+        print(f"transfer {report.transfer_id} was done before; nothing is left to do")
+        return
     if as_json:
         print_json(
             {
@@ -252,6 +255,7 @@ def _end(report: Report, accept: int, as_json: bool) -> None:
                 "problems": report.problems,
                 "differences": [_difference(each) for each in report.differences],
                 "batches_loaded_before": report.resumed,
+                "was_done": report.was_done,
                 "seconds": report.seconds,
             }
         )

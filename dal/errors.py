@@ -275,11 +275,13 @@ class CatalogError(DalError):
 # PostgreSQL: SQLSTATE, looked up whole and then by its class of two letters. A lost connection has no SQLSTATE; the
 # engine knows from the connection itself, and from what it had sent, whether that is Unavailable or OutcomeUnknown.
 
+FENCED = "DAL01"  # raised by the fence's own trigger (dal.transfer)
+
 SQLSTATES: Mapping[str, type[DalError]] = {
     "23505": AlreadyExists,
     "23": ConstraintViolated,
     "25006": ReadOnly,
-    "DAL01": ReadOnly,  # the fence: raised by our own trigger
+    FENCED: ReadOnly,
     "P0001": ConstraintViolated,  # raised by a trigger
     "25P02": TransactionAborted,
     "25P03": Unavailable,  # idle in transaction for too long

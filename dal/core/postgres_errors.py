@@ -8,6 +8,7 @@ import psycopg
 
 from dal.core.catalog import Query
 from dal.errors import (
+    FENCED,
     Conflict,
     CorruptDatabase,
     DalError,
@@ -85,6 +86,8 @@ def _by_code(error: psycopg.Error, code: str, query: Query | None) -> DalError:
     kind = from_sqlstate(code)
     said = error.diag.message_primary or ""
     detail = f"SQLSTATE {code}" if code.startswith("22") else f"{said} (SQLSTATE {code})"
+    if code == FENCED:  # the words are ours
+        detail = said
     if kind is SchemaError and query is not None:
         detail = f"{detail}, in {query.name}, {query.where()}"
     if issubclass(kind, Conflict):

@@ -18,6 +18,7 @@ import dal
 from dal import Settings
 from dal.demo.account import Account, WrongAnswer
 from dal.demo.day import Day
+from dal.demo.move import Move
 from dal.demo.night import Night
 from dal.demo.plan import SEED, WORKFLOWS, Clock, plans
 from dal.peppers import new_pepper
@@ -25,20 +26,23 @@ from dal.peppers import new_pepper
 __all__ = ["SEED", "WORKFLOWS", "plans", "run"]
 
 
-def run(url: str | None, console: Console, *, keep: Path | None = None, seed: int = SEED) -> bool:
+def run(
+    url: str | None, console: Console, *, keep: Path | None = None, to: str | None = None, seed: int = SEED
+) -> bool:
     """Live the day on a database and tell of it; whether every answer was right.
 
-    url: the database, which must hold no workflow; without it a SQLite file at ``keep``, or a temporary one. Raises
-    InvalidState for one that holds workflows, and what ``connect`` raises.
+    url: the database, which must hold no workflow; without it a SQLite file at ``keep``, or a temporary one. to: an
+    empty database that it is moved to in the end; without it another temporary file. Raises InvalidState for one that
+    holds workflows, and what ``connect`` raises.
     """
-    with _database(url, keep) as found:
+    with _database(url, keep) as found, tempfile.TemporaryDirectory(prefix="dal-demo-") as folder:
         settings = _peppered(found)
         with dal.connect(settings, migrate=True) as db:
             if db.workflows.list(include_archived=True, limit=1).items:
                 raise dal.InvalidState("the database holds workflows, and the demo takes an empty one")
         account = Account(console)
         try:
-            _live(settings, account, seed)
+            _live(settings, account, seed, to, Path(folder))
         except (WrongAnswer, dal.Invalid, dal.NotFound, dal.Conflict, dal.InvalidState) as error:
             said = str(error) if isinstance(error, WrongAnswer) else f"unexpected {type(error).__name__}: {error}"
             console.print(f"\nWrong answer. {account.part}: {said}", style="bold red", markup=False)
@@ -64,7 +68,7 @@ def _peppered(settings: Settings) -> Settings:
     return settings.model_copy(update={"token_peppers": SecretStr(new_pepper())})
 
 
-def _live(settings: Settings, account: Account, seed: int) -> None:
+def _live(settings: Settings, account: Account, seed: int, to: str | None, folder: Path) -> None:
     clock = Clock()
     with dal.connect(settings, clock=clock) as db:
         day = Day(db, clock, account, seed)
@@ -76,5 +80,6 @@ def _live(settings: Settings, account: Account, seed: int) -> None:
             night.improve_prompts, night.check_callers, night.talk,
         ):  # fmt: skip
             part()
+        Move(day, settings, to, folder).there_and_back()
         account.chapter("The end of the day")
         account.say(f"{account.checked:,} answers were checked, and all are right.")

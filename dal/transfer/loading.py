@@ -50,7 +50,8 @@ class Difference(NamedTuple):
 class Report:
     """What became of a transfer. state: done, or held where rows were quarantined that nobody has accepted.
 
-    source, loaded, quarantined: rows by table. changed: how many values by rule and column. seconds: by phase.
+    source, loaded, quarantined: rows by table. changed: how many values by rule and column. was_done: by an earlier
+    call; nothing was done now. seconds: by phase.
     """
 
     transfer_id: str
@@ -63,6 +64,7 @@ class Report:
     differences: list[Difference] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
     resumed: int = 0
+    was_done: bool = False
     seconds: dict[str, float] = field(default_factory=dict)
 
     @property
@@ -83,6 +85,8 @@ def load(
     with target.alone():
         transfer = _begun(source, target)
         report = Report(transfer.id)
+        if transfer.state == "done":
+            return _as_it_was(target, transfer, report)
         known = {(batch.table, batch.number) for batch in target.batches(transfer.id)}
         report.resumed = len(known)
         with _Timed(report, "load"):
@@ -101,6 +105,14 @@ def load(
         return report
 
 
+def _as_it_was(target: Side, transfer: Transfer, report: Report) -> Report:
+    """Of a transfer that was done before: nothing is done again, and the target may have changed since."""
+    for name, (loaded, kept, _) in tally(target.batches(transfer.id)).items():
+        report.source[name], report.loaded[name], report.quarantined[name] = loaded + kept, loaded, kept
+    report.state, report.was_done = "done", True
+    return report
+
+
 class _Timed:
     def __init__(self, report: Report, phase: str) -> None:
         self._report, self._phase = report, phase
@@ -113,7 +125,7 @@ class _Timed:
 
 
 def _begun(source: Source, target: Side) -> Transfer:
-    """The transfer to go on with, or a new one. Raises InvalidState."""
+    """The transfer to go on with, one that is done already, or a new one. Raises InvalidState."""
     last = target.last_transfer()
     if last and last.state != "done":
         if last.fingerprint != source.fingerprint:
@@ -125,7 +137,7 @@ def _begun(source: Source, target: Side) -> Transfer:
         _refuse_unexplained(target, last.id)
         return last
     if last and last.fingerprint == source.fingerprint:
-        raise InvalidState(f"the target was loaded from {last.source} already, as transfer {last.id}", found="done")
+        return last
     _refuse_unexplained(target, None)
     if target.standing().is_fenced:
         raise InvalidState("the target is fenced: dal fence off, or use another", found="fenced")

@@ -15,7 +15,7 @@ from dal.core.postgres_door import PostgresDoor
 from dal.core.postgres_errors import first_line, translate
 from dal.core.schema import Schema
 from dal.dal import load_catalog
-from dal.errors import CorruptDatabase, InvalidState, Unavailable
+from dal.errors import FENCED, CorruptDatabase, InvalidState, Unavailable
 from dal.settings import Settings
 from dal.transfer.inventory import Table, inventory
 from dal.transfer.side import Key, Range, Side
@@ -216,7 +216,7 @@ class PostgresSide(Side):
         self.ask(
             "create or replace function dal_refuse_writes() returns trigger language plpgsql as $$ begin "
             "raise exception 'the database is fenced: it takes no writes until dal fence off' "
-            "using errcode = 'DAL01'; end $$"
+            f"using errcode = '{FENCED}'; end $$"
         )
         for name in tables:
             self.ask(
