@@ -44,7 +44,7 @@ class Move:
             same("the next version", db.versions.create(mine.id, {"moved": True}, actor="ada").number, latest + 1)
         same("the fence", moving.set_fence(self.here, None).is_fenced, False)
         account.say(
-            f"The rows of {len(gone.loaded)} tables move to another database, are compared one by one, and come back equal. "
-            "Meanwhile the first database takes no writes:"
+            f"The rows of {len(gone.loaded)} tables move to another database, are compared one by one, and come back "
+            "equal. Meanwhile the first database takes no writes:"
         )
         account.show("Write to it", error)
