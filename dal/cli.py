@@ -27,8 +27,8 @@ from dal.guard import gates, pages, stubs
 from dal.guard.capture import CannotCapture
 from dal.guard.findings import Finding, as_data, as_text, failed, short
 from dal.guard.plans import Plans
-from dal.settings import Settings
-from dal.terminal import AsJson, Url, fail, print_json, refuse_missing, where
+from dal.settings import Settings, where
+from dal.terminal import AsJson, Url, fail, print_json, refuse_missing
 
 app = typer.Typer(
     name="dal",

@@ -222,7 +222,7 @@ def fence_off(url: Url = None, as_json: AsJson = False) -> None:
 @fence_app.command("status")
 def fence_status(url: Url = None, as_json: AsJson = False) -> None:
     """Whether the database refuses writes, and why."""
-    _print_standing(moving.standing(Settings.load(url)), as_json)
+    _print_standing(moving.standing(Settings.load(url))[0], as_json)
 
 
 def _print_standing(standing: Standing, as_json: bool) -> None:

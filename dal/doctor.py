@@ -17,6 +17,7 @@ from dal.core.schema import Schema, ServerFacts
 from dal.dal import open_schema
 from dal.errors import DalError
 from dal.settings import Settings, redact_dsn
+from dal.transfer import moving
 
 Verdict = Literal["ok", "warn", "fail"]
 
@@ -57,6 +58,8 @@ def examine(settings: Settings) -> list[Check]:
             else:
                 checks += judge_server(settings, facts, schema.session_pid, asked, answered)
             checks += [*_attempt("schema", lambda: _schema(schema)), *_attempt("damage", lambda: _damage(schema))]
+        if any(check.name == "schema" and check.verdict == "ok" for check in checks):
+            checks += _attempt("fence", lambda: _fence(settings))
     except DalError as error:
         checks.append(Check("connection", "fail", str(error)))
     return checks
@@ -101,6 +104,16 @@ def _damage(schema: Schema) -> Check:
         shown = "; ".join(f"{damage.kind} {damage.place} {damage.words}" for damage in found[:5])
         return Check("damage", "fail", shown + (f"; and {len(found) - 5} more" if len(found) > 5 else ""))
     return Check("damage", "ok", "none that the database knows of")
+
+
+def _fence(settings: Settings) -> Check:
+    standing, loading = moving.standing(settings)
+    if loading is not None:
+        words = f"transfer {loading.id} from {loading.source} has not finished loading it; give the same command again"
+        return Check("fence", "fail", words)
+    if standing.is_fenced:
+        return Check("fence", "warn", f"it takes no writes: {standing.reason}; 'dal fence off' takes the fence down")
+    return Check("fence", "ok", "it takes writes")
 
 
 # --- SQLite -----------------------------------------------------------------------------------------------------------

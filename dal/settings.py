@@ -478,6 +478,13 @@ _KEY_VALUE: Final = re.compile(
 )
 
 
+def where(settings: Settings) -> str:
+    """The database that settings name, fit to be printed and kept."""
+    if settings.postgres_dsn is not None and settings.backend == "postgres":
+        return redact_dsn(settings.postgres_dsn.get_secret_value())
+    return f"SQLite file {settings.sqlite_path}"
+
+
 def redact_dsn(dsn: str) -> str:
     """A DSN fit to be printed: every password in it is ``***``, and all of it where it is not plainly a DSN."""
     shown = _redacted_url(dsn) if re.match(r"postgres(ql)?://", dsn) else _redacted_pairs(dsn)

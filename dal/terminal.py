@@ -10,7 +10,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 
 from dal.errors import SchemaError
-from dal.settings import Settings, redact_dsn
+from dal.settings import Settings
 
 Url = Annotated[
     str | None,
@@ -29,13 +29,6 @@ def fail(error: object) -> NoReturn:
     """Say what is wrong and exit with status 1."""
     print(f"dal: {error}", file=sys.stderr)
     sys.exit(1)
-
-
-def where(settings: Settings) -> str:
-    """The database that settings name, fit to be printed."""
-    if settings.postgres_dsn is not None and settings.backend == "postgres":
-        return redact_dsn(settings.postgres_dsn.get_secret_value())
-    return f"SQLite file {settings.sqlite_path}"
 
 
 def print_json(value: Any) -> None:

@@ -10,13 +10,13 @@ from pathlib import Path
 from dal.dal import utc_now
 from dal.digests import uuid7
 from dal.errors import Invalid, SchemaError
-from dal.settings import Settings, redact_dsn
+from dal.settings import Settings, where
 from dal.transfer import verify as comparing
 from dal.transfer.export import Exported, export
 from dal.transfer.folder import Folder
 from dal.transfer.loading import Looked, Report, Tell, check_all, load
 from dal.transfer.postgres_side import PostgresSide
-from dal.transfer.side import Side, Standing, refuse_loading
+from dal.transfer.side import Side, Standing, Transfer, refuse_loading
 from dal.transfer.sources import FolderSource, SideSource
 from dal.transfer.sqlite_side import LoadingSqlite, SqliteSide
 from dal.transfer.verify import Verdict
@@ -24,14 +24,6 @@ from dal.transfer.verify import Verdict
 Clock = Callable[[], datetime]
 BATCH_ROWS = 10_000
 _quiet: Tell = lambda progress: None  # noqa: E731
-
-
-def where(settings: Settings) -> str:
-    """The database, fit to be printed and kept."""
-    if settings.backend == "postgres":
-        assert settings.postgres_dsn is not None
-        return redact_dsn(settings.postgres_dsn.get_secret_value())
-    return f"SQLite file {settings.sqlite_path}"
 
 
 def open_side(settings: Settings, clock: Clock = utc_now) -> Side:
@@ -147,11 +139,12 @@ def verify(one: Settings, other: Settings, *, clock: Clock = utc_now, tell: Tell
         return comparing.verify(here, there, tell=tell)
 
 
-def standing(settings: Settings, clock: Clock = utc_now) -> Standing:
-    """Who a database is, and whether it is fenced."""
+def standing(settings: Settings, clock: Clock = utc_now) -> tuple[Standing, Transfer | None]:
+    """Who a database is, whether it is fenced, and the transfer that has not finished loading it."""
     with open_side(settings, clock) as side:
         side.schema().require()
-        return side.standing()
+        last = side.last_transfer()
+        return side.standing(), last if last and last.state != "done" else None
 
 
 def set_fence(settings: Settings, reason: str | None, clock: Clock = utc_now) -> Standing:

@@ -273,7 +273,7 @@ def test_the_doctor_looks_at_everything_and_is_content(run: Run, url: str, diale
     said = run("doctor", "--url", url)
     assert (said.status, said.err) == (0, ""), said
     names = {line[6:].partition(":")[0] for line in said.out.splitlines()}
-    common = {"settings", "schema", "damage", "durability"}
+    common = {"settings", "schema", "damage", "durability", "fence"}
     own = {
         "sqlite": {"access", "file system", "disk", "write-ahead log", "library"},
         "postgres": {"server", "role", "pooler", "time limits", "connections", "clock", "oldest transaction"},
@@ -284,6 +284,13 @@ def test_the_doctor_looks_at_everything_and_is_content(run: Run, url: str, diale
     told = json.loads(run("doctor", "--json", "--url", url).out)
     assert {check["name"] for check in told} == names
     assert {check["verdict"] for check in told} <= {"ok", "warn"}
+
+
+def test_the_doctor_tells_of_a_fence(run: Run, url: str) -> None:
+    assert run("fence", "on", "--url", url, "--reason", "a backup").status == 0
+    said = run("doctor", "--url", url)
+    assert said.status == 0, "a fence is no damage"
+    assert "warn  fence: it takes no writes: a backup; 'dal fence off' takes the fence down" in said.out
 
 
 def test_the_doctor_does_not_make_the_file_it_looks_for(run: Run) -> None:
