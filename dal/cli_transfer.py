@@ -172,13 +172,20 @@ def move(
     _end(report, accept, as_json)
 
 
-def verify(source: Place, target: Goal, as_json: AsJson = False) -> None:
+def verify(
+    source: Place,
+    target: Annotated[str, typer.Argument(metavar="TARGET", help="The other database's URL.")],
+    tables: Annotated[
+        list[str] | None, typer.Option("--table", metavar="NAME", help="A table to compare, once or more; else all.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
     """Compare every row of two databases, of whichever dialect: each computes digests of its own.
 
     Exits with 1 if they differ, and names the first rows that do. Changes nothing.
     """
     with _shown(as_json) as tell:
-        found = moving.verify(Settings.load(source), Settings.load(target), tell=tell)
+        found = moving.verify(Settings.load(source), Settings.load(target), only=tables or (), tell=tell)
     if as_json:
         print_json(
             {

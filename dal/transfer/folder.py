@@ -177,7 +177,8 @@ class Folder:
         self.path = path
         self._check_folder()
         try:
-            content = json.loads(self._open(MANIFEST).read())
+            with self._open(MANIFEST) as file:
+                content = json.loads(file.read())
         except ValueError as error:
             raise self._fault(MANIFEST, f"is not JSON: {error}") from error
         if not isinstance(content, dict) or content.get("seal") != seal(content):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import ExitStack, contextmanager
 from datetime import datetime
 from pathlib import Path
@@ -120,7 +120,7 @@ def move(
     with ExitStack() as stack:
         here = stack.enter_context(_source(source, clock))
         there = stack.enter_context(open_target(target, clock))
-        if here.standing().identity == there.standing().identity:
+        if here.place() == there.place():
             raise Invalid("source and target are the same database", path="TARGET")
         moving = stack.enter_context(_moving(here, there, where(source), where(target), size, fence))
         many = _workers(there, workers) if fence else 1
@@ -133,10 +133,12 @@ def check_move(source: Settings, *, clock: Clock = utc_now, tell: Tell = _quiet)
         return check_all(SideSource(side, where(source), SideSource.planned(side, BATCH_ROWS), is_fenced=False), tell)
 
 
-def verify(one: Settings, other: Settings, *, clock: Clock = utc_now, tell: Tell = _quiet) -> Verdict:
+def verify(
+    one: Settings, other: Settings, *, only: Collection[str] = (), clock: Clock = utc_now, tell: Tell = _quiet
+) -> Verdict:
     """Compare two databases row by row. See verify.verify."""
     with open_side(one, clock) as here, open_side(other, clock) as there:
-        return comparing.verify(here, there, tell=tell)
+        return comparing.verify(here, there, only=only, tell=tell)
 
 
 def standing(settings: Settings, clock: Clock = utc_now) -> tuple[Standing, Transfer | None]:

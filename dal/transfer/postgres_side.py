@@ -61,6 +61,10 @@ class PostgresSide(Side):
         self._door = self._door or PostgresDoor(self.settings)
         return Schema(self._door, load_catalog(self.settings), self.clock)
 
+    def place(self) -> object:
+        server = "extract(epoch from pg_postmaster_start_time())::text"
+        return self.ask(f"select {server}, oid::text from pg_database where datname = current_database()")
+
     def check_whole(self) -> None:
         damage = self.schema().damage()
         if damage:

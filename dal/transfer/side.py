@@ -124,6 +124,10 @@ class Side(ABC):
         """The rows as they are stored, in order of their keys; not checked yet."""
 
     @abstractmethod
+    def place(self) -> object:
+        """Where it is: equal for two sides of one database, and only for these. A copy has the identity, too."""
+
+    @abstractmethod
     def check_whole(self) -> None:
         """Raise CorruptDatabase for a database that is damaged, as far as it can be seen soon."""
 

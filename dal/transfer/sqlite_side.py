@@ -54,6 +54,10 @@ class SqliteSide(Side):
     def schema(self) -> Schema:
         return Schema(SqliteDoor(self._file), load_catalog(self.settings), self.clock)
 
+    def place(self) -> object:
+        found = os.stat(self._file.path)
+        return found.st_dev, found.st_ino
+
     def check_whole(self) -> None:
         """Raise CorruptDatabase for a damaged file."""
         with _translated():

@@ -134,7 +134,8 @@ def _careful_json_text(text: str, column: str, note: Note) -> str:
 
     def note_float(digits: str) -> float:
         value = float(digits)
-        if not math.isfinite(value) or Decimal(digits) != Decimal(repr(value)):
+        # Equal to the double as it is written shortest, or as it is exactly: large ones are stored in full.
+        if not math.isfinite(value) or Decimal(digits) not in (Decimal(repr(value)), Decimal(value)):
             raise Refused("json-number", column)
         if digits != (written := jsonb_text(value)) and digits != repr(value) and digits != f"-{written}":
             note("json-spelling", column)

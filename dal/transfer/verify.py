@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import threading
+from collections.abc import Collection
 from typing import NamedTuple
 
+from dal.errors import Invalid
 from dal.transfer.inventory import Table, inventory
 from dal.transfer.loading import SAMPLES, Difference, Progress, Tell, differing
 from dal.transfer.side import Range, Side
@@ -37,13 +39,20 @@ class Verdict(NamedTuple):
         return all(table.is_equal for table in self.tables)
 
 
-def verify(source: Side, target: Side, *, tell: Tell = lambda progress: None) -> Verdict:
-    """Compare every row of two databases. Their own tables, whose names begin with dal_, are none of it."""
+def verify(source: Side, target: Side, *, only: Collection[str] = (), tell: Tell = lambda progress: None) -> Verdict:
+    """Compare every row of two databases. Their own tables, whose names begin with dal_, are none of it.
+
+    only: the names of tables; all of them by default. Raises Invalid for a name that is none.
+    """
+    known = {table.name for table in inventory()}
+    for name in only:
+        if name not in known:
+            raise Invalid(f"{name!r} is none of the tables that are moved", path="table")
     source.schema().require()
     target.schema().require()
     tables, differences = [], list[Difference]()
     with source.snapshot(), target.snapshot():
-        for table in inventory():
+        for table in (table for table in inventory() if not only or table.name in only):
             compared = Compared(table.name, *_both(source, target, table, Range()))
             tables.append(compared)
             if not compared.is_equal and len(differences) < SAMPLES:

@@ -118,6 +118,7 @@ SQLSTATES = {
     "25P02": dal.TransactionAborted,
     "25P03": dal.Unavailable,
     "25006": dal.ReadOnly,
+    "DAL01": dal.ReadOnly,
     "57P01": dal.Unavailable,
     "57P02": dal.Unavailable,
     "57P03": dal.Unavailable,
@@ -162,7 +163,7 @@ SQLITE = {
     "SQLITE_FULL": dal.DiskFull,
     "SQLITE_READONLY": dal.ReadOnly,
     "SQLITE_READONLY_DBMOVED": dal.ReadOnly,
-    "SQLITE_CONSTRAINT_TRIGGER": dal.ConstraintViolated,
+    "SQLITE_CONSTRAINT_TRIGGER": dal.ReadOnly,  # of our triggers only the fence refuses
     "SQLITE_CORRUPT": dal.CorruptDatabase,
     "SQLITE_CORRUPT_INDEX": dal.CorruptDatabase,
     "SQLITE_NOTADB": dal.CorruptDatabase,
