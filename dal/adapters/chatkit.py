@@ -398,8 +398,7 @@ def _instant(value: datetime) -> datetime:
 def _check(model: BaseModel, path: str, fields: set[str] | None = None) -> None:
     """Refuse what pydantic would write as something else (null for NaN) or not at all, and say where it is."""
     with _dumping(path):
-        value = model.model_dump(include=fields)
-    _check_value(value, path)
+        _check_value(model.model_dump(include=fields), path)
 
 
 def _check_value(value: object, path: str) -> None:
@@ -425,6 +424,8 @@ def _dumping(path: str) -> Iterator[None]:
     """What pydantic cannot write as JSON is Invalid."""
     try:
         yield
+    except Invalid:
+        raise
     except (ValueError, RecursionError):  # PydanticSerializationError is a ValueError
         raise Invalid("has a value that JSON has not, or contains itself", path=path) from None
 
