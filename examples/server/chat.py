@@ -28,7 +28,7 @@ from fastapi.responses import FileResponse, Response, StreamingResponse
 from pydantic import AnyUrl, ValidationError
 
 from dal import Async, Dal
-from dal.adapters.chatkit import ChatKitStore, DirectoryAttachmentStore, searchable_text
+from dal.adapters.chatkit import ChatKitStore, DirectoryAttachmentStore
 from dal.adapters.fastapi import Database, StructResponse
 from examples.server.bodies import After, Limit
 from examples.server.callers import Actor, Admitted
@@ -57,13 +57,14 @@ class CannedServer(ChatKitServer[Caller]):
         """An answer to a message, and a title for a thread that has none."""
         if input_user_message is None:
             return
+        words = [f"{word} " for part in input_user_message.content for word in part.text.split()]
         if thread.title is None:
-            thread.title = searchable_text(input_user_message)[:80] or "Untitled"
+            thread.title = "".join(words).strip()[:80] or "Untitled"
         sizes = [
             f"{each.name} has {(await self.files.path(each.id, context)).stat().st_size} bytes"
             for each in input_user_message.attachments
         ]
-        words = ["You said: ", *_words(input_user_message), *(f" {size}." for size in sizes)]
+        words = ["You said: ", *words, *(f"{size}. " for size in sizes)]
         answer = AssistantMessageItem(
             id=self.store.generate_item_id("message", thread, context),
             thread_id=thread.id,
@@ -78,10 +79,6 @@ class CannedServer(ChatKitServer[Caller]):
             yield ThreadItemUpdatedEvent(item_id=answer.id, update=delta)
         answer.content = [AssistantMessageContent(text="".join(words))]
         yield ThreadItemDoneEvent(item=answer)
-
-
-def _words(message: UserMessageItem) -> list[str]:
-    return [f"{word} " for part in message.content for word in part.text.split()]
 
 
 def _upload(id: str, caller: Caller) -> AttachmentUploadDescriptor:
