@@ -216,7 +216,8 @@ class ChatKitStore(Store[TContext], Generic[TContext]):
 class DirectoryAttachmentStore(AttachmentStore[TContext], Generic[TContext]):
     """Attachments whose bytes are files in one directory, which every process that serves them can reach.
 
-    Their names in it are random; the database alone knows which is whose, and is asked each time.
+    Their names in it are random; the database alone knows which is whose, and is asked each time. No two databases may
+    share a directory: to a sweep the files of the other would be nobody's.
     """
 
     def __init__(

@@ -31,7 +31,8 @@ class Directory:
         """A new file of these bytes, mode 0600, on the disk when this returns; its name.
 
         most: how many bytes it may have. size: how many it must have, if that is known. Raises Invalid for more or
-        fewer, and what the file system does; then, and when it is cancelled, nothing is kept.
+        fewer, and what the file system does. Then, and when it is cancelled, nobody learns the name of a file that the
+        last moment may have left.
         """
         name = _new_name()
         whole, part = self._root / name, self._root / (name + _PART)
@@ -98,8 +99,11 @@ class Directory:
     def _older(self, latest: float) -> Iterator[str]:
         for path in self._root.glob("[0-9a-f][0-9a-f]/*"):
             name = path.relative_to(self._root).as_posix()
-            if _NAME.fullmatch(name.removesuffix(_PART)) and path.lstat().st_mtime <= latest:
-                yield name
+            if not _NAME.fullmatch(name.removesuffix(_PART)):
+                continue
+            with contextlib.suppress(FileNotFoundError):  # it became whole, or another sweep was faster
+                if path.lstat().st_mtime <= latest:
+                    yield name
 
 
 def _new_name() -> str:

@@ -427,40 +427,37 @@ for _ in range(201):
     DEEP = [DEEP]
 
 
-@pytest.mark.parametrize(
-    ("item", "path", "reason"),
-    [
-        (said("m", "a\0b"), "item.content[0].text", "contains the character NUL"),
-        (said("m", "a\ud800"), "item.content[0].text", "contains a lone surrogate, which is not Unicode text"),
-        (hidden({"a": [1, math.nan]}), "item.content.a[1]", "NaN and infinities are not JSON"),
-        (hidden([{"b": -math.inf}]), "item.content[0].b", "NaN and infinities are not JSON"),
-        (hidden({"a\0": 1}), "item.content", "a key contains the character NUL"),
-        (hidden({"\ud800": 1}), "item.content", "a key contains a lone surrogate, which is not Unicode text"),
-        (hidden(2**64), "item.content", "an integer beyond 64 bits"),
-        (hidden(DEEP), "item", "nested more than 200 deep, or contains itself"),
-        (hidden(CIRCLE), "item", "has a value that JSON has not, or contains itself"),
-        (hidden(object()), "item", "has a value that JSON has not, or contains itself"),
-        (hidden("x" * 2**24), "item", f"more than {2**24} bytes of JSON"),
-        (said("", "a"), "id", "0 bytes; takes 1 to 512"),
-        (
-            said("m", created_at=datetime(1, 1, 1, tzinfo=timezone(timedelta(hours=1)))),
-            "created_at",
-            "outside the years",
-        ),
-    ],
-    ids=lambda value: value if isinstance(value, str) and len(value) < 40 else "",
-)
-def test_an_item_that_cannot_be_stored_is_refused_in_the_same_words(
-    database: str, item: ThreadItem, path: str, reason: str
-) -> None:
+UNSTORABLE: list[tuple[ThreadItem, str, str]] = [
+    (said("m", "a\0b"), "item.content[0].text", "contains the character NUL"),
+    (said("m", "a\ud800"), "item.content[0].text", "contains a lone surrogate, which is not Unicode text"),
+    (hidden({"a": [1, math.nan]}), "item.content.a[1]", "NaN and infinities are not JSON"),
+    (hidden([{"b": -math.inf}]), "item.content[0].b", "NaN and infinities are not JSON"),
+    (hidden({"a\0": 1}), "item.content", "a key contains the character NUL"),
+    (hidden({"\ud800": 1}), "item.content", "a key contains a lone surrogate, which is not Unicode text"),
+    (hidden(2**64), "item.content", "an integer beyond 64 bits"),
+    (hidden(DEEP), "item", "nested more than 200 deep, or contains itself"),
+    (hidden(CIRCLE), "item", "has a value that JSON has not, or contains itself"),
+    (hidden(object()), "item", "has a value that JSON has not, or contains itself"),
+    (hidden("x" * 2**24), "item", f"more than {2**24} bytes of JSON"),
+    (said("", "a"), "id", "0 bytes; takes 1 to 512"),
+    (
+        said("m", created_at=datetime(1, 1, 1, tzinfo=timezone(timedelta(hours=1)))),
+        "created_at",
+        "outside the years",
+    ),
+]
+
+
+def test_an_item_that_cannot_be_stored_is_refused_in_the_same_words(database: str) -> None:
     async def body(on: Setting) -> None:
         await on.store.save_thread(a_thread(), "ann")
         before = on.db.calls
-        for call in (on.store.add_thread_item, on.store.save_item):
-            with pytest.raises(Invalid) as refused:
-                await call("thr_1", item, "ann")
-            assert (refused.value.path or "").startswith(path)
-            assert reason in str(refused.value)
+        for item, path, reason in UNSTORABLE:
+            for call in (on.store.add_thread_item, on.store.save_item):
+                with pytest.raises(Invalid) as refused:
+                    await call("thr_1", item, "ann")
+                assert (refused.value.path or "").startswith(path), refused.value
+                assert reason in str(refused.value)
         assert on.db.calls == before, "something was sent"
 
     on(database, body)
@@ -847,13 +844,13 @@ asyncio.run(main())
 """
 
 
-def test_what_a_killed_process_leaves_is_read_by_nobody_and_swept(database: str, tmp_path: Path) -> None:
+def test_what_a_killed_process_leaves_is_read_by_nobody_and_swept(sqlite_url: str, tmp_path: Path) -> None:
     async def body(on: Setting) -> None:
         files = in_directory(on, tmp_path)
         kept, cut, gone = [await announced(on, files, b"x" * 200_000) for _ in range(3)]
         for each in (kept, gone):
             await files.write(each.id, chunks(b"x" * 200_000), "ann")
-        command = [sys.executable, "-W", "ignore", "-c", KILLED, database, str(tmp_path / "files"), cut.id]
+        command = [sys.executable, "-W", "ignore", "-c", KILLED, sqlite_url, str(tmp_path / "files"), cut.id]
         assert (await asyncio.to_thread(subprocess.run, command)).returncode == -signal.SIGKILL
         assert len(stored(tmp_path)) == 3
         with pytest.raises(NotFoundError):
@@ -871,6 +868,24 @@ def test_what_a_killed_process_leaves_is_read_by_nobody_and_swept(database: str,
         assert await files.sweep(timedelta(0)) == 3
         assert stored(tmp_path) == sorted([await files.path(kept.id, "ann"), tmp_path / "files" / "00" / "notes"])
         assert await files.sweep(timedelta(0)) == 0
+
+    on(sqlite_url, body)
+
+
+def test_sweeps_at_once_with_uploads_take_nothing_of_them(database: str, tmp_path: Path) -> None:
+    async def body(on: Setting) -> None:
+        files = in_directory(on, tmp_path)
+        made = [await announced(on, files, b"bytes") for _ in range(20)]
+        await asyncio.gather(
+            *(files.write(each.id, chunks(b"by", b"tes"), "ann") for each in made), *(files.sweep() for _ in range(20))
+        )
+        assert {(await files.path(each.id, "ann")).read_bytes() for each in made} == {b"bytes"}
+        assert len(stored(tmp_path)) == 20
+        twice = await asyncio.gather(*(files.write(made[0].id, chunks(b"bytes"), "ann") for _ in range(5)))
+        assert len(twice) == 5
+        await files.sweep(timedelta(0))
+        assert len(stored(tmp_path)) == 20
+        assert (await files.path(made[0].id, "ann")).read_bytes() == b"bytes"
 
     on(database, body)
 
