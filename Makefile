@@ -1,7 +1,8 @@
 # Every target makes its own .venv from requirements.lock, and needs nothing but Python 3.11, make and the package index.
 # make PYTHON=python3.13 test    another Python (after make clean)
 # make WORKERS=auto test         as many test processes as there are cores
-# make serve URL=postgresql://…  the example server on that database; on another port with PORT=8001, for callers with tokens with TOKENS=1
+# make serve URL=postgresql://…  the example server on that database; on another port with PORT=8001, for callers with
+#                                tokens with TOKENS=1, with ChatKit with CHAT=directory-for-what-is-attached
 
 PYTHON  ?= python3
 WORKERS ?= 2
@@ -31,7 +32,7 @@ demo-postgres: $(STAMP)  ## the same on a private PostgreSQL, started for it
 	$(SERVER) $(BIN)/dal demo --url {dsn}
 
 serve: $(STAMP)  ## the example server on 127.0.0.1:8000, on SQLite or with URL=postgresql://…
-	@exec $(BIN)/python -m examples.server --url '$(URL)' --port $(PORT)$(if $(TOKENS), --tokens)
+	@exec $(BIN)/python -m examples.server --url '$(URL)' --port $(PORT)$(if $(TOKENS), --tokens)$(if $(CHAT), --chat '$(CHAT)')
 
 test: check  ## everything: check, then every test on SQLite and PostgreSQL 18
 	$(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup tests

@@ -69,10 +69,16 @@ class Queries:
         """chat.sql: Take an item away. Its number is not given again."""
 
     async def save_attachment(self, *, id: str, owner: str, thread_id: str | None, type: str, name: str, mime_type: str, details: Json, storage_path: str | None, now: datetime) -> Applied[Attachment] | None:
-        """chat.sql: A new attachment, or another content for one, which keeps its created_at. Refused with 'taken': another owner has the id; with 'thread': there is no such thread."""
+        """chat.sql: A new attachment, or another content for one, which keeps its created_at, and its storage_path where none is given. Refused with 'taken': another owner has the id; with 'thread': there is no such thread."""
+
+    async def update_attachment(self, *, id: str, owner: str, details: Json, storage_path: str) -> Attachment | None:
+        """chat.sql: Where the bytes of an attachment are, and other details. One that was taken away meanwhile is not made again."""
 
     async def get_attachment(self, *, id: str, owner: str) -> Attachment | None:
         """chat.sql: One attachment."""
+
+    async def list_stored_attachments(self, *, after: str, limit: int) -> list[Attachment]:
+        """chat.sql: The attachments of all owners that have a storage_path, by their ids, from behind one."""
 
     async def delete_attachment(self, *, id: str, owner: str) -> int:
         """chat.sql: Take an attachment away; what it names stays where it is stored."""

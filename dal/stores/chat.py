@@ -323,7 +323,8 @@ class Chat(Store[M]):
         """A new attachment, or another content for one, all of it; created_at stays.
 
         id, type, mime_type: 1 to 512 bytes. name: at most 4,096 characters. thread_id: a thread of the owner's, with
-        which it is taken away; None while it belongs to none. details: {} by default.
+        which it is taken away; None while it belongs to none. details: {} by default. storage_path: by default the one
+        that it has, if any.
         Raises ThreadNotFound; AttachmentNotFound if another owner has an attachment with this id.
         """
         answer = await q.save_attachment(
@@ -342,6 +343,16 @@ class Chat(Store[M]):
             missing(ThreadNotFound, thread_id)
         return answer.row or missing(AttachmentNotFound, id)
 
+    @statement(write=True)
+    async def update_attachment(
+        self, q: Queries, owner: str, id: str, *, details: Json, storage_path: str
+    ) -> Attachment:
+        """Other details, and where the bytes are, for an attachment that is there. Raises AttachmentNotFound."""
+        found = await q.update_attachment(
+            id=check_key(id, "id"), owner=check_key(owner, "owner"), details=details, storage_path=storage_path
+        )
+        return found or missing(AttachmentNotFound, id)
+
     @statement
     async def get_attachment(self, q: Queries, owner: str, id: str) -> Attachment:
         """One attachment. Raises AttachmentNotFound."""
@@ -353,6 +364,18 @@ class Chat(Store[M]):
         """Take an attachment away; what its storage_path names is left alone. Raises AttachmentNotFound."""
         count = await q.delete_attachment(id=check_key(id, "id"), owner=check_key(owner, "owner"))
         _gone(count, AttachmentNotFound, id)
+
+    @statement
+    async def list_stored_attachments(
+        self, q: Queries, *, after: str | None = None, limit: int = 50
+    ) -> Page[Attachment]:
+        """The attachments of all owners that have a storage_path, by their ids: to find the files that none names.
+
+        after: the ``next`` of a page, which is the id of its last one. limit: 1 to 500.
+        """
+        behind = "" if after is None else check_key(after, "after")
+        rows = await q.list_stored_attachments(after=behind, limit=check_limit(limit) + 1)
+        return page(rows, limit, lambda last: last.id)
 
     # --- search ---
 

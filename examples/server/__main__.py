@@ -7,6 +7,7 @@ import logging
 import signal
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 import uvicorn
 
@@ -37,6 +38,12 @@ def read_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace
     add(
         "--tokens", action="store_true", help="ask for a service token; without, X-Actor says who acts, and is believed"
     )
+    add(
+        "--chat",
+        type=Path,
+        metavar="DIR",
+        help="serve ChatKit on /chatkit, and keep what is attached in this directory",
+    )
     read = parser.parse_args(arguments)
     try:
         read.settings = Settings.load(read.url)
@@ -54,7 +61,7 @@ def main() -> None:
     # Uvicorn sends itself the signal again when all is done, which would end us as if killed.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     uvicorn.run(
-        create_app(read.settings, migrate=not read.no_migrate, with_tokens=read.tokens),
+        create_app(read.settings, migrate=not read.no_migrate, with_tokens=read.tokens, attachments=read.chat),
         host=read.host,
         port=read.port,
         log_level=read.log_level,

@@ -332,8 +332,8 @@ delete from chat_items i
  where i.id = :id and i.thread_id = :thread_id and t.id = i.thread_id and t.owner = :owner;
 
 -- name: save_attachment(id, owner, thread_id, type, name, mime_type, details, storage_path, now)^
--- A new attachment, or another content for one, which keeps its created_at. Refused with 'taken': another owner has the
--- id; with 'thread': there is no such thread.
+-- A new attachment, or another content for one, which keeps its created_at, and its storage_path where none is given.
+-- Refused with 'taken': another owner has the id; with 'thread': there is no such thread.
 -- params: id text, owner text, thread_id text?, type text, name text, mime_type text, details json, storage_path text?,
 --         now timestamptz
 -- returns: Applied[Attachment]
@@ -346,7 +346,8 @@ with l as (
      where :thread_id::text is null or exists (select from l)
         on conflict (id) do update
        set thread_id = excluded.thread_id, type = excluded.type, name = excluded.name, mime_type = excluded.mime_type,
-           details = excluded.details, storage_path = excluded.storage_path
+           details = excluded.details,
+           storage_path = coalesce(excluded.storage_path, chat_attachments.storage_path)
      where chat_attachments.owner = excluded.owner
     returning id, owner, thread_id, type, name, mime_type, details, storage_path, created_at
 )
@@ -354,6 +355,16 @@ select a.id is not null as applied,
        case when :thread_id::text is null or exists (select from l) then 'taken' else 'thread' end as found,
        a.id, a.owner, a.thread_id, a.type, a.name, a.mime_type, a.details, a.storage_path, a.created_at
   from (select) o left join a on true;
+
+-- name: update_attachment(id, owner, details, storage_path)^
+-- Where the bytes of an attachment are, and other details. One that was taken away meanwhile is not made again.
+-- params: id text, owner text, details json, storage_path text
+-- returns: Attachment
+-- class: point
+update chat_attachments
+   set details = :details, storage_path = :storage_path
+ where id = :id and owner = :owner
+returning id, owner, thread_id, type, name, mime_type, details, storage_path, created_at;
 
 -- name: get_attachment(id, owner)^
 -- One attachment.
@@ -363,6 +374,17 @@ select a.id is not null as applied,
 select id, owner, thread_id, type, name, mime_type, details, storage_path, created_at
   from chat_attachments
  where id = :id and owner = :owner;
+
+-- name: list_stored_attachments(after, limit)
+-- The attachments of all owners that have a storage_path, by their ids, from behind one.
+-- params: after text, limit int
+-- returns: Attachment
+-- class: page
+select id, owner, thread_id, type, name, mime_type, details, storage_path, created_at
+  from chat_attachments
+ where storage_path is not null and id > :after
+ order by id
+ limit :limit;
 
 -- name: delete_attachment(id, owner)!
 -- Take an attachment away; what it names stays where it is stored.

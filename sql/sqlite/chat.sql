@@ -441,7 +441,7 @@ select :id, :owner, :thread_id, :type, :name, :mime_type, :details, :storage_pat
  where :thread_id is null or exists (select 1 from chat_threads t where t.id = :thread_id and t.owner = :owner)
     on conflict (id) do update
    set thread_id = excluded.thread_id, type = excluded.type, name = excluded.name, mime_type = excluded.mime_type,
-       details = excluded.details, storage_path = excluded.storage_path
+       details = excluded.details, storage_path = coalesce(excluded.storage_path, storage_path)
  where owner = excluded.owner;
 select a.id is not null as applied,
        case when :thread_id is null or exists (
@@ -450,10 +450,23 @@ select a.id is not null as applied,
        a.id, a.owner, a.thread_id, a.type, a.name, a.mime_type, a.details, a.storage_path, a.created_at
   from (select 1) left join chat_attachments a on a.id = :id and changes() = 1;
 
+-- name: update_attachment(id, owner, details, storage_path)^
+update chat_attachments
+   set details = :details, storage_path = :storage_path
+ where id = :id and owner = :owner
+returning id, owner, thread_id, type, name, mime_type, details, storage_path, created_at;
+
 -- name: get_attachment(id, owner)^
 select id, owner, thread_id, type, name, mime_type, details, storage_path, created_at
   from chat_attachments
  where id = :id and owner = :owner;
+
+-- name: list_stored_attachments(after, limit)
+select id, owner, thread_id, type, name, mime_type, details, storage_path, created_at
+  from chat_attachments
+ where storage_path is not null and id > :after
+ order by id
+ limit :limit;
 
 -- name: delete_attachment(id, owner)!
 delete from chat_attachments where id = :id and owner = :owner;

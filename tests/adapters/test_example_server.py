@@ -428,7 +428,7 @@ def test_its_help_names_every_option() -> None:
     assert done.returncode == 0
     assert set(re.findall(r"(?<!\S)--[a-z-]+", done.stdout.partition("options:")[2].partition("\n\n")[0])) == {
         "--help", "--url", "--host", "--port", "--log-level", "--grace", "--no-migrate",
-        "--tokens",
+        "--tokens", "--chat",
     }  # fmt: skip
 
 

@@ -323,7 +323,7 @@ def test_an_attachment_comes_back_as_it_was_given_and_goes_with_its_thread(db: D
     assert made == db.chat.get_attachment("ann", "a")
     clock.advance(seconds=1)
     moved = db.chat.save_attachment("ann", "a", type="file", name="", mime_type="x", thread_id=thread)
-    assert moved == Attachment("a", "ann", thread, "file", "", "x", {}, None, NOON)
+    assert moved == Attachment("a", "ann", thread, "file", "", "x", {}, "a/b", NOON)
     loose = db.chat.save_attachment("ann", "b", **given)
     db.chat.delete_thread("ann", thread)
     for call in (db.chat.get_attachment, db.chat.delete_attachment):
@@ -335,6 +335,32 @@ def test_an_attachment_comes_back_as_it_was_given_and_goes_with_its_thread(db: D
         db.chat.get_attachment("ann", "b")
     with pytest.raises(ThreadNotFound):
         db.chat.save_attachment("ann", "c", **given, thread_id=thread)
+
+
+def test_bytes_are_given_to_an_attachment_that_is_there_and_make_none(db: Dal[Sync], clock: Clock) -> None:
+    clock.set(NOON)
+    thread = a_thread(db)
+    db.chat.save_attachment("ann", "a", type="file", name="n", mime_type="m", thread_id=thread, details={"size": 1})
+    clock.advance(seconds=1)
+    stored = db.chat.update_attachment("ann", "a", details={"at": None}, storage_path="f/1")
+    assert stored == Attachment("a", "ann", thread, "file", "n", "m", {"at": None}, "f/1", NOON)
+    assert db.chat.get_attachment("ann", "a") == stored
+    db.chat.delete_attachment("ann", "a")
+    with pytest.raises(AttachmentNotFound):
+        db.chat.update_attachment("ann", "a", details={}, storage_path="f/2")
+    with pytest.raises(AttachmentNotFound):
+        db.chat.get_attachment("ann", "a")
+
+
+def test_stored_attachments_are_listed_whosever_they_are(db: Dal[Sync]) -> None:
+    stored = [
+        db.chat.save_attachment(f"o{n % 3}", f"a{n}", type="t", name="n", mime_type="m", storage_path=f"f/{n}")
+        for n in range(7)
+    ]
+    db.chat.save_attachment("o1", "a35", type="t", name="n", mime_type="m")
+    assert list(db.chat.list_stored_attachments().items) == stored
+    assert every(db.chat.list_stored_attachments, 2) == ids(stored)
+    assert ids(db.chat.list_stored_attachments(after="a35").items) == ["a4", "a5", "a6"]
 
 
 # --- whose it is ------------------------------------------------------------------------------------------------------
@@ -373,6 +399,7 @@ def test_what_is_another_owners_is_not_found_anywhere(db: Dal[Sync]) -> None:
         (ItemNotFound, lambda: c.delete_item("bob", mine, item)),
         (AttachmentNotFound, lambda: c.get_attachment("bob", "file")),
         (AttachmentNotFound, lambda: c.delete_attachment("bob", "file")),
+        (AttachmentNotFound, lambda: c.update_attachment("bob", "file", details={}, storage_path="x")),
         (AttachmentNotFound, lambda: c.save_attachment("bob", "file", **file)),
         (AttachmentNotFound, lambda: c.save_attachment("bob", "file", **file, thread_id=mine)),
         (ThreadNotFound, lambda: c.save_attachment("bob", "new", **file, thread_id=yours)),
@@ -707,6 +734,7 @@ def every_id(db: Dal[Sync]) -> dict[str, tuple[str, Callable[[Any], Any]]]:
         "save_attachment": ("id", lambda v: c.save_attachment("o", v, **file)),
         "save_attachment, owner": ("owner", lambda v: c.save_attachment(v, "a", **file)),
         "save_attachment, type": ("mime_type", lambda v: c.save_attachment("o", "a", **{**file, "mime_type": v})),
+        "update_attachment": ("id", lambda v: c.update_attachment("o", v, details={}, storage_path="x")),
         "get_attachment": ("id", lambda v: c.get_attachment("o", v)),
         "delete_attachment": ("id", lambda v: c.delete_attachment("o", v)),
         "search, owner": ("owner", lambda v: c.search(v, "text")),
@@ -727,6 +755,7 @@ def test_an_id_that_cannot_be_is_refused(db: Dal[Sync], value: Any) -> None:
             ("after", lambda: db.chat.list_threads("o", after=value)),
             ("after", lambda: db.chat.list_threads("o", after=value, metadata={})),
             ("after", lambda: db.chat.list_items("o", "t", after=value)),
+            ("after", lambda: db.chat.list_stored_attachments(after=value)),
             (
                 "thread_id",
                 lambda: db.chat.save_attachment("o", "a", type="t", name="n", mime_type="m", thread_id=value),
@@ -816,6 +845,9 @@ def test_documents_at_the_limits_are_kept(db: Dal[Sync]) -> None:
         (lambda c: c.save_attachment("o", "a", type="t", name="a\0", mime_type="m"), "name"),
         (lambda c: c.save_attachment("o", "a", type="t", name="n", mime_type="m", details={1: 2}), "details"),
         (lambda c: c.save_attachment("o", "a", type="t", name="n", mime_type="m", storage_path=5), "storage_path"),
+        (lambda c: c.update_attachment("o", "a", details={"n": math.nan}, storage_path="x"), "details.n"),
+        (lambda c: c.update_attachment("o", "a", details={}, storage_path=None), "storage_path"),
+        (lambda c: c.list_stored_attachments(limit=501), "limit"),
         (lambda c: c.search("o", None), "text"),
         (lambda c: c.search("o", "a\0"), "text"),
         (lambda c: c.search("o", "\ud800"), "text"),
