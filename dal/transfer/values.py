@@ -135,15 +135,19 @@ def _careful_json_text(text: str, column: str, note: Note) -> str:
     def note_float(digits: str) -> float:
         value = float(digits)
         # Equal to the double as it is written shortest, or as it is exactly: large ones are stored in full.
-        if not math.isfinite(value) or Decimal(digits) not in (Decimal(repr(value)), Decimal(value)):
+        if not math.isfinite(value) or (value == 0 and digits.lower().partition("e")[0].strip("-0.")):
             raise Refused("json-number", column)
-        if digits != (written := jsonb_text(value)) and digits != repr(value) and digits != f"-{written}":
+        if value and Decimal(digits) not in (Decimal(repr(value)), Decimal(value)):
+            raise Refused("json-number", column)
+        if digits not in (jsonb_text(value), repr(value)) or digits == "-0.0":
             note("json-spelling", column)
         return value
 
     def note_int(digits: str) -> int:
         if len(digits) > 20 or not -(2**63) <= int(digits) < 2**63:
             raise Refused("json-number", column)
+        if digits == "-0":
+            note("json-spelling", column)
         return int(digits)
 
     def refuse_constant(name: str) -> Json:
