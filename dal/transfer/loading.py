@@ -6,7 +6,6 @@ that its ledger does not explain is refused. While it is loaded the target takes
 
 from __future__ import annotations
 
-import json
 import queue
 import threading
 from collections import Counter
@@ -21,7 +20,7 @@ from dal.errors import InvalidState
 from dal.transfer.inventory import Reference, Table, inventory
 from dal.transfer.side import Batch, Held, Key, Range, Side, State, Transfer
 from dal.transfer.sources import Job, Source, tally
-from dal.transfer.values import Digest, Form, Note, Refused, Row, Summing, form, raw_hex
+from dal.transfer.values import BadText, Digest, Form, Note, Refused, Row, Summing, form, key_text, raw_hex
 
 SAMPLES = 20  # rows that a report names
 
@@ -327,9 +326,8 @@ def set_aside(shape: Form, number: int, place: int, raw: Any, refused: Refused) 
     """What is kept of a row that is not loaded."""
     values = list(raw) if isinstance(raw, (list, tuple)) else [raw]
     try:
-        key = json.dumps(shape.key(values))
-        key.encode()
-    except (IndexError, TypeError, ValueError):
+        key = key_text(shape.key(values))
+    except IndexError:
         key = "?"
     return Held(shape.table.name, number, place, key, str(refused), raw_hex(values))
 
@@ -417,9 +415,9 @@ def _differences(source: Source, target: Side, table: Table, report: Report) -> 
         if job.table == table and len(found) < SAMPLES:
             pairs = differing(digests(job), target.row_digests(table, job.range))
             found += [
-                Difference(table.name, json.dumps(list(key)), how)
+                Difference(table.name, key_text(key), how)
                 for key, how in pairs
-                if not (how == "only in the source" and json.dumps(list(key)) in held)
+                if not (how == "only in the source" and key_text(key) in held)
             ][: SAMPLES - len(found)]
     return found
 
@@ -444,7 +442,18 @@ def differing(source: Iterator[tuple[Key, Digest]], target: Iterator[tuple[Key, 
 
 
 def _sortable(key: Key) -> list[Any]:
-    return [value.encode() if isinstance(value, str) else value for value in key]
+    """As SQLite orders values of whatever type: null, numbers, texts by their bytes, other bytes."""
+    return [_ranked(value) for value in key]
+
+
+def _ranked(value: Any) -> tuple[Any, ...]:
+    if value is None:
+        return (0,)
+    if isinstance(value, str):
+        return 2, value.encode("utf-8", "surrogatepass")
+    if isinstance(value, bytes):
+        return 2 if type(value) is BadText else 3, value
+    return 1, value
 
 
 def _conclude(source: Source, target: Side, transfer: Transfer, accept: int, report: Report) -> None:

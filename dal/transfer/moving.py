@@ -16,7 +16,7 @@ from dal.transfer.export import Exported, export
 from dal.transfer.folder import Folder
 from dal.transfer.loading import Looked, Report, Tell, check_all, load
 from dal.transfer.postgres_side import PostgresSide
-from dal.transfer.side import Side, Standing, Transfer, refuse_loading
+from dal.transfer.side import Side, Standing, Transfer, refuse_columns, refuse_loading
 from dal.transfer.sources import FolderSource, SideSource
 from dal.transfer.sqlite_side import LoadingSqlite, SqliteSide
 from dal.transfer.verify import Verdict
@@ -50,6 +50,7 @@ def _source(settings: Settings, clock: Clock) -> Side:
     side = open_side(settings, clock)
     try:
         side.schema().require()
+        refuse_columns(side)
         refuse_loading(side)
         side.check_whole()
     except BaseException:

@@ -17,10 +17,10 @@ from typing import Any, Literal, NamedTuple
 
 from dal.core.rows import instant_text
 from dal.core.schema import Schema
-from dal.errors import InvalidState
+from dal.errors import InvalidState, SchemaError
 from dal.settings import Settings
 from dal.transfer.inventory import Table, inventory
-from dal.transfer.values import Digest, Form, Note, Row
+from dal.transfer.values import Digest, Form, Note, Row, is_clean
 
 Key = Sequence[Any]
 State = Literal["loading", "held", "done"]
@@ -214,7 +214,7 @@ class Side(ABC):
         return self.read_where(table, *self.within(table, rows))
 
     def split(self, table: Table, size: int) -> list[Range]:
-        """The whole table in ranges of so many rows."""
+        """The whole table in ranges of so many rows, or more where a key that is not as it should be stood between."""
         key = ", ".join(table.key)
         order = ", ".join(self.in_order(table, name) for name in table.key)
         shown = ", ".join(self.shown(table, name) for name in table.key)
@@ -222,7 +222,7 @@ class Side(ABC):
             f"select {shown} from (select {key}, row_number() over (order by {order}) as place from {table.name}) t "
             f"where place % {size:d} = 0 order by place"
         )
-        bounds: list[Key | None] = [None, *(list(row) for row in ends), None]
+        bounds: list[Key | None] = [None, *(list(row) for row in ends if is_clean(table, row)), None]
         ranges = [Range(after, upto) for after, upto in pairwise(bounds)]
         return ranges if self.ask(f"select 1 from {table.name} limit 1") else []
 
@@ -323,6 +323,16 @@ class Side(ABC):
             loaded[batch.table] = loaded.get(batch.table, 0) + batch.loaded
         found = [(table.name, self.count(table), loaded.get(table.name, 0)) for table in inventory()]
         return [f"{name} has {count:,} rows, its ledger {known:,}" for name, count, known in found if count != known]
+
+
+def refuse_columns(side: Side) -> None:
+    """Raise SchemaError for a database with other columns than are moved: what those hold would be lost."""
+    found: dict[str, set[str]] = {table.name: set() for table in inventory()}
+    for column in side.schema().describe().columns:
+        found.setdefault(column.table_name, set()).add(column.column_name)
+    for table in inventory():
+        if odd := found[table.name] ^ {column.name for column in table.columns}:
+            raise SchemaError(f"{table.name} lacks a column, or has one that is none of ours: {', '.join(sorted(odd))}")
 
 
 def refuse_loading(side: Side) -> None:

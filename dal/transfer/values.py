@@ -219,6 +219,29 @@ def _why(value: Any, column: str, rule: str, wanted: type[Any]) -> Refused:
     return Refused(rule, column)
 
 
+_CLEAN: dict[str, Callable[[Any], bool]] = {
+    "uuid": lambda value: type(value) is str and bool(_UUID(value)),
+    "text": lambda value: type(value) is str and "\0" not in value and not _has_surrogate(value),
+    "int": lambda value: type(value) is int,
+    "timestamptz": lambda value: type(value) is str and _is_instant(value),
+}
+
+
+def is_clean(table: Table, key: Sequence[Any]) -> bool:
+    """Whether both databases can compare with this key."""
+    kinds = {column.name: column.kind for column in table.columns}
+    return all(_CLEAN[kinds[name]](value) for name, value in zip(table.key, key, strict=True))
+
+
+def key_text(key: Sequence[Any]) -> str:
+    """A key as a report has it: as JSON; a part that JSON cannot say, as its type and bytes."""
+    return json.dumps([value if _can_be_said(value) else _raw(value) for value in key])
+
+
+def _can_be_said(value: Any) -> bool:
+    return not isinstance(value, bytes) and not (isinstance(value, str) and _has_surrogate(value))
+
+
 def _has_surrogate(text: str) -> bool:
     try:
         text.encode()
