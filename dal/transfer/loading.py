@@ -126,24 +126,29 @@ class _Timed:
 def _begun(source: Source, target: Side) -> Transfer:
     """The transfer to go on with, one that is done already, or a new one. Raises InvalidState."""
     last = target.last_transfer()
-    if last and last.state != "done":
-        if last.fingerprint != source.fingerprint:
-            raise InvalidState(
-                f"the target is being loaded from {last.source} ({last.fingerprint}), which this is not "
-                f"({source.fingerprint}): go on with that, or use an empty database",
-                found=last.state,
-            )
-        _refuse_unexplained(target, last.id)
-        return last
     if last and last.fingerprint == source.fingerprint:
+        if last.state != "done":
+            _refuse_unexplained(target, last.id)
         return last
-    _refuse_unexplained(target, None)
-    if target.standing().is_fenced:
-        raise InvalidState("the target is fenced: dal fence off, or use another", found="fenced")
+    refuse_used(target)
     target.begin(Transfer(str(uuid7()), source.name, source.fingerprint, "loading", source.plan, "[]"))
     begun = target.last_transfer()
     assert begun
     return begun
+
+
+def refuse_used(target: Side) -> None:
+    """Raise InvalidState for a target that nothing can be loaded into anew."""
+    last = target.last_transfer()
+    if last and last.state != "done":
+        raise InvalidState(
+            f"the target is being loaded from {last.source} ({last.fingerprint}), which this is not: go on with that, "
+            "or use an empty database",
+            found=last.state,
+        )
+    _refuse_unexplained(target, None)
+    if target.standing().is_fenced:
+        raise InvalidState("the target is fenced: dal fence off, or use another", found="fenced")
 
 
 def _refuse_unexplained(target: Side, transfer_id: str | None) -> None:

@@ -34,12 +34,17 @@ class Range(NamedTuple):
 
 
 class Standing(NamedTuple):
-    """Who a database is and whether it takes writes. epoch: one more each time that this was changed."""
+    """Who a database is and whether it takes writes. epoch: one more each time that this was changed, and when."""
 
     identity: str
     epoch: int
     is_fenced: bool
     reason: str | None
+    changed_at: str | None
+
+    def state(self) -> str:
+        """Equal as long as a fenced database is the same; a copy that was fenced later has the epoch, but not this."""
+        return f"{self.identity} at epoch {self.epoch} of {self.changed_at}"
 
 
 class Transfer(NamedTuple):
@@ -183,8 +188,10 @@ class Side(ABC):
 
     def standing(self) -> Standing:
         """Who this is."""
-        row = self.ask("select cast(identity as text), epoch, is_fenced, reason from dal_database")[0]
-        return Standing(row[0], int(row[1]), bool(row[2]), row[3])
+        row = self.ask(
+            "select cast(identity as text), epoch, is_fenced, reason, cast(changed_at as text) from dal_database"
+        )[0]
+        return Standing(row[0], int(row[1]), bool(row[2]), row[3], row[4])
 
     def fence(self, reason: str | None) -> Standing:
         """Refuse writes, for this reason, or with None take them again; a state that is there already stays.

@@ -124,9 +124,7 @@ class SideSource:
         self.is_fenced = is_fenced
         self.standing = side.standing()
         self.epoch = self.standing.epoch
-        self.fingerprint = f"{self.standing.identity} at epoch {self.standing.epoch}" + (
-            "" if is_fenced else ", which goes on"
-        )
+        self.fingerprint = self.standing.state() + ("" if is_fenced else ", which goes on")
 
     @staticmethod
     def planned(side: Side, size: int) -> str:
