@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from datetime import datetime
 from itertools import pairwise
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Literal, NamedTuple
 
 from dal.core.rows import instant_text
@@ -59,13 +60,14 @@ class Transfer(NamedTuple):
 
 
 class Batch(NamedTuple):
-    """A line of the ledger. number: from 1; 0 and below are what was done besides loading."""
+    """A line of the ledger. number: from 1; 0 and below are what was done besides loading. changed: values by rule."""
 
     table: str
     number: int
     loaded: int
     quarantined: int
     digest: Digest
+    changed: Mapping[str, int] = MappingProxyType({})
 
 
 class Held(NamedTuple):
@@ -276,18 +278,19 @@ class Side(ABC):
     def batches(self, transfer_id: str) -> list[Batch]:
         """The ledger of a transfer."""
         rows = self.ask(
-            "select table_name, number, loaded, quarantined, digest from dal_transfer_batches where transfer_id = ? "
-            "order by table_name, number",
+            "select table_name, number, loaded, quarantined, digest, cast(changed as text) from dal_transfer_batches "
+            "where transfer_id = ? order by table_name, number",
             transfer_id,
         )
-        return [Batch(row[0], row[1], row[2], row[3], Digest.parse(row[4])) for row in rows]
+        return [Batch(row[0], row[1], row[2], row[3], Digest.parse(row[4]), json.loads(row[5])) for row in rows]
 
     def note(self, transfer_id: str, batch: Batch, held: Sequence[Held] = ()) -> None:
         """Write a line of the ledger and what was quarantined with it, within ``writing``."""
         self.ask(
-            "insert into dal_transfer_batches (transfer_id, table_name, number, loaded, quarantined, digest, "
-            "loaded_at) values (?, ?, ?, ?, ?, ?, ?)",
-            *(transfer_id, batch.table, batch.number, batch.loaded, batch.quarantined, str(batch.digest), self.now()),
+            "insert into dal_transfer_batches (transfer_id, table_name, number, loaded, quarantined, digest, changed, "
+            "loaded_at) values (?, ?, ?, ?, ?, ?, ?, ?)",
+            *(transfer_id, batch.table, batch.number, batch.loaded, batch.quarantined, str(batch.digest)),
+            *(json.dumps(dict(batch.changed)), self.now()),
         )
         for row in held:
             self.ask(
