@@ -6,7 +6,6 @@ that its ledger does not explain is refused. While it is loaded the target takes
 
 from __future__ import annotations
 
-import json
 import queue
 import threading
 from collections import Counter
@@ -20,8 +19,8 @@ from dal.digests import uuid7
 from dal.errors import InvalidState
 from dal.transfer.inventory import Reference, Table, inventory
 from dal.transfer.side import Batch, Held, Key, Range, Side, State, Transfer
-from dal.transfer.sources import Job, Source, tally
-from dal.transfer.values import Digest, Form, Note, Refused, Row, Summing, form, raw_hex
+from dal.transfer.sources import Job, Source, changes, tally
+from dal.transfer.values import BadText, Digest, Form, Note, Refused, Row, Summing, form, key_text, raw_hex
 
 SAMPLES = 20  # rows that a report names
 
@@ -90,11 +89,11 @@ def load(
         known = {(batch.table, batch.number) for batch in target.batches(transfer.id)}
         report.resumed = len(known)
         with _Timed(report, "load"):
-            _load_all(source, target, transfer, known, workers, report, tell)
+            _load_all(source, target, transfer, known, workers, tell)
             source.confirm()
         with _Timed(report, "rebuild"):
             tell(Progress("orphans", "", 0, None))
-            _set_orphans_aside(target, transfer.id, report)
+            _set_orphans_aside(target, transfer.id)
             tell(Progress("rebuild", "", 0, None))
             target.rebuild(transfer)
             target.set_counters()
@@ -107,8 +106,10 @@ def load(
 
 def _as_it_was(target: Side, transfer: Transfer, report: Report) -> Report:
     """Of a transfer that was done before: nothing is done again, and the target may have changed since."""
-    for name, (loaded, kept, _) in tally(target.batches(transfer.id)).items():
+    batches = target.batches(transfer.id)
+    for name, (loaded, kept, _) in tally(batches).items():
         report.source[name], report.loaded[name], report.quarantined[name] = loaded + kept, loaded, kept
+    report.changed = changes(batches)
     report.state, report.was_done = "done", True
     return report
 
@@ -127,24 +128,29 @@ class _Timed:
 def _begun(source: Source, target: Side) -> Transfer:
     """The transfer to go on with, one that is done already, or a new one. Raises InvalidState."""
     last = target.last_transfer()
-    if last and last.state != "done":
-        if last.fingerprint != source.fingerprint:
-            raise InvalidState(
-                f"the target is being loaded from {last.source} ({last.fingerprint}), which this is not "
-                f"({source.fingerprint}): go on with that, or use an empty database",
-                found=last.state,
-            )
-        _refuse_unexplained(target, last.id)
-        return last
     if last and last.fingerprint == source.fingerprint:
+        if last.state != "done":
+            _refuse_unexplained(target, last.id)
         return last
-    _refuse_unexplained(target, None)
-    if target.standing().is_fenced:
-        raise InvalidState("the target is fenced: dal fence off, or use another", found="fenced")
+    refuse_used(target)
     target.begin(Transfer(str(uuid7()), source.name, source.fingerprint, "loading", source.plan, "[]"))
     begun = target.last_transfer()
     assert begun
     return begun
+
+
+def refuse_used(target: Side) -> None:
+    """Raise InvalidState for a target that nothing can be loaded into anew."""
+    last = target.last_transfer()
+    if last and last.state != "done":
+        raise InvalidState(
+            f"the target is being loaded from {last.source} ({last.fingerprint}), which this is not: go on with that, "
+            "or use an empty database",
+            found=last.state,
+        )
+    _refuse_unexplained(target, None)
+    if target.standing().is_fenced:
+        raise InvalidState("the target is fenced: dal fence off, or use another", found="fenced")
 
 
 def _refuse_unexplained(target: Side, transfer_id: str | None) -> None:
@@ -165,7 +171,6 @@ def _load_all(
     transfer: Transfer,
     known: set[tuple[str, int]],
     workers: int,
-    report: Report,
     tell: Tell,
 ) -> None:
     _note_refused(source, target, transfer.id, known)
@@ -192,8 +197,6 @@ def _load_all(
             with lock:
                 done[batch.table] += batch.loaded + batch.quarantined
                 tell(Progress("load", batch.table, done[batch.table], totals[batch.table]))
-        with lock:
-            report.changed.update(loader.changed)
 
     def work_beside() -> None:
         try:
@@ -241,7 +244,6 @@ class _Loader:
         self._source = source
         self._target = target
         self._transfer_id = transfer_id
-        self.changed = Counter[str]()
 
     def load(self, job: Job) -> Batch:
         """Load a batch, in one go or, where a row is refused, row by row."""
@@ -258,32 +260,31 @@ class _Loader:
             target.load(rows.form, iter(rows))
             if rows.first is not None and rows.last is not None:
                 target.loaded_range(rows.form, rows.first, rows.last)
-            batch = Batch(job.table.name, job.number, rows.count, 0, job.digest or rows.summing.digest)
+            batch = Batch(job.table.name, job.number, rows.count, 0, job.digest or rows.summing.digest, changed)
             target.note(self._transfer_id, batch)
-        self.changed += changed
         return batch
 
     def _one_by_one(self, job: Job) -> Batch:
         shape, target, summing = form(job.table), self._target, Summing()
         held: list[Held] = []
-        changed = Counter[str]()
-        note = _noting(changed, job.table)
         first = last = None
+        changed = Counter[str]()
         with target.writing():
             for place, raw in enumerate(self._source.rows(job)):
+                noted = Counter[str]()
                 try:
-                    row = self._source.check(shape, raw, note)
+                    row = self._source.check(shape, raw, _noting(noted, job.table))
                     target.load_one(shape, row)
                 except Refused as refused:
                     held.append(set_aside(shape, job.number, place, raw, refused))
                 else:
                     summing.add(shape.canonical(row))
+                    changed += noted
                     first, last = row if first is None else first, row
             if first is not None and last is not None:
                 target.loaded_range(shape, first, last)
-            batch = Batch(job.table.name, job.number, summing.rows, len(held), summing.digest)
+            batch = Batch(job.table.name, job.number, summing.rows, len(held), summing.digest, changed)
             target.note(self._transfer_id, batch, held)
-        self.changed += changed
         return batch
 
 
@@ -327,9 +328,8 @@ def set_aside(shape: Form, number: int, place: int, raw: Any, refused: Refused) 
     """What is kept of a row that is not loaded."""
     values = list(raw) if isinstance(raw, (list, tuple)) else [raw]
     try:
-        key = json.dumps(shape.key(values))
-        key.encode()
-    except (IndexError, TypeError, ValueError):
+        key = key_text(shape.key(values))
+    except IndexError:
         key = "?"
     return Held(shape.table.name, number, place, key, str(refused), raw_hex(values))
 
@@ -337,18 +337,18 @@ def set_aside(shape: Form, number: int, place: int, raw: Any, refused: Refused) 
 # --- after the last batch ---------------------------------------------------------------------------------------------
 
 
-def _set_orphans_aside(target: Side, transfer_id: str, report: Report) -> None:
+def _set_orphans_aside(target: Side, transfer_id: str) -> None:
     """Quarantine rows that refer to rows that are not there, and then those that referred to these."""
     moved = True
     while moved:
         moved = False
         for table in inventory():
             for reference in table.references:
-                while _orphans(target, transfer_id, table, reference, report):
+                while _orphans(target, transfer_id, table, reference):
                     moved = True
 
 
-def _orphans(target: Side, transfer_id: str, table: Table, reference: Reference, report: Report) -> bool:
+def _orphans(target: Side, transfer_id: str, table: Table, reference: Reference) -> bool:
     shape = form(table)
     mine = [f"{table.name}.{name}" for name in reference.columns]
     theirs = [f"parent.{name}" for name in reference.target_columns]
@@ -357,7 +357,7 @@ def _orphans(target: Side, transfer_id: str, table: Table, reference: Reference,
     where = f" where {present} and not exists (select 1 from {reference.target} parent where {same})"
     if not target.ask(f"select 1 from {table.name}{where} limit 1"):
         return False
-    held: list[Held] = []
+    held, changed = list[Held](), Counter[str]()
     digest, loaded = Digest(), 0
     with target.writing():
         number = min([0, *(batch.number for batch in target.batches(transfer_id) if batch.table == table.name)]) - 1
@@ -374,18 +374,19 @@ def _orphans(target: Side, transfer_id: str, table: Table, reference: Reference,
                 digest = digest.plus(*Digest.of(shape.canonical(cleared)))
                 names = ", ".join(f"{name} = null" for name in reference.columns)
                 target.ask(f"update {table.name} set {names} where {place_of}", *key)
-                report.changed[f"set-null: {table.name}.{', '.join(reference.columns)}"] += 1
+                changed[f"set-null: {table.name}.{', '.join(reference.columns)}"] += 1
             else:
                 loaded -= 1
                 held.append(set_aside(shape, number, place, row, Refused("orphan", ", ".join(reference.columns))))
                 target.ask(f"delete from {table.name} where {place_of}", *key)
-        target.note(transfer_id, Batch(table.name, number, loaded, len(held), digest), held)
+        target.note(transfer_id, Batch(table.name, number, loaded, len(held), digest, changed), held)
     return True
 
 
 def _compare(source: Source, target: Side, transfer: Transfer, report: Report, tell: Tell) -> None:
     """The target's own digests beside those of the ledger, and the source's count of rows beside both."""
-    sums = tally(target.batches(transfer.id))
+    batches = target.batches(transfer.id)
+    sums, report.changed = tally(batches), changes(batches)
     for table in inventory():
         loaded, kept, digest = sums[table.name]
         tell(Progress("verify", table.name, 0, loaded))
@@ -417,9 +418,9 @@ def _differences(source: Source, target: Side, table: Table, report: Report) -> 
         if job.table == table and len(found) < SAMPLES:
             pairs = differing(digests(job), target.row_digests(table, job.range))
             found += [
-                Difference(table.name, json.dumps(list(key)), how)
+                Difference(table.name, key_text(key), how)
                 for key, how in pairs
-                if not (how == "only in the source" and json.dumps(list(key)) in held)
+                if not (how == "only in the source" and key_text(key) in held)
             ][: SAMPLES - len(found)]
     return found
 
@@ -444,7 +445,18 @@ def differing(source: Iterator[tuple[Key, Digest]], target: Iterator[tuple[Key, 
 
 
 def _sortable(key: Key) -> list[Any]:
-    return [value.encode() if isinstance(value, str) else value for value in key]
+    """As SQLite orders values of whatever type: null, numbers, texts by their bytes, other bytes."""
+    return [_ranked(value) for value in key]
+
+
+def _ranked(value: Any) -> tuple[Any, ...]:
+    if value is None:
+        return (0,)
+    if isinstance(value, str):
+        return 2, value.encode("utf-8", "surrogatepass")
+    if isinstance(value, bytes):
+        return 2 if type(value) is BadText else 3, value
+    return 1, value
 
 
 def _conclude(source: Source, target: Side, transfer: Transfer, accept: int, report: Report) -> None:

@@ -14,9 +14,9 @@ from dal.settings import Settings, where
 from dal.transfer import verify as comparing
 from dal.transfer.export import Exported, export
 from dal.transfer.folder import Folder
-from dal.transfer.loading import Looked, Report, Tell, check_all, load
+from dal.transfer.loading import Looked, Report, Tell, check_all, load, refuse_used
 from dal.transfer.postgres_side import PostgresSide
-from dal.transfer.side import Side, Standing, Transfer, refuse_loading
+from dal.transfer.side import Side, Standing, Transfer, refuse_columns, refuse_loading
 from dal.transfer.sources import FolderSource, SideSource
 from dal.transfer.sqlite_side import LoadingSqlite, SqliteSide
 from dal.transfer.verify import Verdict
@@ -50,6 +50,7 @@ def _source(settings: Settings, clock: Clock) -> Side:
     side = open_side(settings, clock)
     try:
         side.schema().require()
+        refuse_columns(side)
         refuse_loading(side)
         side.check_whole()
     except BaseException:
@@ -96,6 +97,8 @@ def _moving(source: Side, target: Side, name: str, to: str, size: int, fenced: b
     last = target.last_transfer()
     with ExitStack() as stack:
         if fenced:
+            if not source.standing().is_fenced:
+                refuse_used(target)  # before anybody is kept from writing
             source.fence(f"moved to {to}")
             moving = SideSource(source, name, "", is_fenced=True)
         else:

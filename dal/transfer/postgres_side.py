@@ -100,12 +100,8 @@ class PostgresSide(Side):
         with self.snapshot():
             standing = self.standing()
             # Without a fence: no transaction has begun to write since, in the whole server.
-            since = (
-                f"epoch {standing.epoch}"
-                if standing.is_fenced
-                else self.ask("select pg_current_snapshot()::text")[0][0]
-            )
-            yield f"{standing.identity} {since}", self
+            since = "" if standing.is_fenced else self.ask("select pg_current_snapshot()::text")[0][0]
+            yield f"{standing.state()} {since}", self
 
     @contextmanager
     def alone(self) -> Iterator[None]:

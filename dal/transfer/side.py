@@ -8,19 +8,20 @@ from __future__ import annotations
 
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from datetime import datetime
 from itertools import pairwise
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Literal, NamedTuple
 
 from dal.core.rows import instant_text
 from dal.core.schema import Schema
-from dal.errors import InvalidState
+from dal.errors import InvalidState, SchemaError
 from dal.settings import Settings
 from dal.transfer.inventory import Table, inventory
-from dal.transfer.values import Digest, Form, Note, Row
+from dal.transfer.values import Digest, Form, Note, Row, is_clean
 
 Key = Sequence[Any]
 State = Literal["loading", "held", "done"]
@@ -34,12 +35,17 @@ class Range(NamedTuple):
 
 
 class Standing(NamedTuple):
-    """Who a database is and whether it takes writes. epoch: one more each time that this was changed."""
+    """Who a database is and whether it takes writes. epoch: one more each time that this was changed, and when."""
 
     identity: str
     epoch: int
     is_fenced: bool
     reason: str | None
+    changed_at: str | None
+
+    def state(self) -> str:
+        """Equal as long as a fenced database is the same; a copy that was fenced later has the epoch, but not this."""
+        return f"{self.identity} at epoch {self.epoch} of {self.changed_at}"
 
 
 class Transfer(NamedTuple):
@@ -54,13 +60,14 @@ class Transfer(NamedTuple):
 
 
 class Batch(NamedTuple):
-    """A line of the ledger. number: from 1; 0 and below are what was done besides loading."""
+    """A line of the ledger. number: from 1; 0 and below are what was done besides loading. changed: values by rule."""
 
     table: str
     number: int
     loaded: int
     quarantined: int
     digest: Digest
+    changed: Mapping[str, int] = MappingProxyType({})
 
 
 class Held(NamedTuple):
@@ -183,8 +190,10 @@ class Side(ABC):
 
     def standing(self) -> Standing:
         """Who this is."""
-        row = self.ask("select cast(identity as text), epoch, is_fenced, reason from dal_database")[0]
-        return Standing(row[0], int(row[1]), bool(row[2]), row[3])
+        row = self.ask(
+            "select cast(identity as text), epoch, is_fenced, reason, cast(changed_at as text) from dal_database"
+        )[0]
+        return Standing(row[0], int(row[1]), bool(row[2]), row[3], row[4])
 
     def fence(self, reason: str | None) -> Standing:
         """Refuse writes, for this reason, or with None take them again; a state that is there already stays.
@@ -214,7 +223,7 @@ class Side(ABC):
         return self.read_where(table, *self.within(table, rows))
 
     def split(self, table: Table, size: int) -> list[Range]:
-        """The whole table in ranges of so many rows."""
+        """The whole table in ranges of so many rows, or more where a key that is not as it should be stood between."""
         key = ", ".join(table.key)
         order = ", ".join(self.in_order(table, name) for name in table.key)
         shown = ", ".join(self.shown(table, name) for name in table.key)
@@ -222,7 +231,7 @@ class Side(ABC):
             f"select {shown} from (select {key}, row_number() over (order by {order}) as place from {table.name}) t "
             f"where place % {size:d} = 0 order by place"
         )
-        bounds: list[Key | None] = [None, *(list(row) for row in ends), None]
+        bounds: list[Key | None] = [None, *(list(row) for row in ends if is_clean(table, row)), None]
         ranges = [Range(after, upto) for after, upto in pairwise(bounds)]
         return ranges if self.ask(f"select 1 from {table.name} limit 1") else []
 
@@ -269,18 +278,19 @@ class Side(ABC):
     def batches(self, transfer_id: str) -> list[Batch]:
         """The ledger of a transfer."""
         rows = self.ask(
-            "select table_name, number, loaded, quarantined, digest from dal_transfer_batches where transfer_id = ? "
-            "order by table_name, number",
+            "select table_name, number, loaded, quarantined, digest, cast(changed as text) from dal_transfer_batches "
+            "where transfer_id = ? order by table_name, number",
             transfer_id,
         )
-        return [Batch(row[0], row[1], row[2], row[3], Digest.parse(row[4])) for row in rows]
+        return [Batch(row[0], row[1], row[2], row[3], Digest.parse(row[4]), json.loads(row[5])) for row in rows]
 
     def note(self, transfer_id: str, batch: Batch, held: Sequence[Held] = ()) -> None:
         """Write a line of the ledger and what was quarantined with it, within ``writing``."""
         self.ask(
-            "insert into dal_transfer_batches (transfer_id, table_name, number, loaded, quarantined, digest, "
-            "loaded_at) values (?, ?, ?, ?, ?, ?, ?)",
-            *(transfer_id, batch.table, batch.number, batch.loaded, batch.quarantined, str(batch.digest), self.now()),
+            "insert into dal_transfer_batches (transfer_id, table_name, number, loaded, quarantined, digest, changed, "
+            "loaded_at) values (?, ?, ?, ?, ?, ?, ?, ?)",
+            *(transfer_id, batch.table, batch.number, batch.loaded, batch.quarantined, str(batch.digest)),
+            *(json.dumps(dict(batch.changed)), self.now()),
         )
         for row in held:
             self.ask(
@@ -323,6 +333,16 @@ class Side(ABC):
             loaded[batch.table] = loaded.get(batch.table, 0) + batch.loaded
         found = [(table.name, self.count(table), loaded.get(table.name, 0)) for table in inventory()]
         return [f"{name} has {count:,} rows, its ledger {known:,}" for name, count, known in found if count != known]
+
+
+def refuse_columns(side: Side) -> None:
+    """Raise SchemaError for a database with other columns than are moved: what those hold would be lost."""
+    found: dict[str, set[str]] = {table.name: set() for table in inventory()}
+    for column in side.schema().describe().columns:
+        found.setdefault(column.table_name, set()).add(column.column_name)
+    for table in inventory():
+        if odd := found[table.name] ^ {column.name for column in table.columns}:
+            raise SchemaError(f"{table.name} lacks a column, or has one that is none of ours: {', '.join(sorted(odd))}")
 
 
 def refuse_loading(side: Side) -> None:

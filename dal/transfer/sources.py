@@ -124,9 +124,7 @@ class SideSource:
         self.is_fenced = is_fenced
         self.standing = side.standing()
         self.epoch = self.standing.epoch
-        self.fingerprint = f"{self.standing.identity} at epoch {self.standing.epoch}" + (
-            "" if is_fenced else ", which goes on"
-        )
+        self.fingerprint = self.standing.state() + ("" if is_fenced else ", which goes on")
 
     @staticmethod
     def planned(side: Side, size: int) -> str:
@@ -174,3 +172,11 @@ def tally(batches: Sequence[Batch]) -> dict[str, tuple[int, int, Digest]]:
         kept[batch.table] += batch.quarantined
         digests[batch.table] = digests[batch.table].plus(*batch.digest)
     return {name: (loaded[name], kept[name], digest) for name, digest in digests.items()}
+
+
+def changes(batches: Sequence[Batch]) -> Counter[str]:
+    """How many values were changed, by rule and column."""
+    changed = Counter[str]()
+    for batch in batches:
+        changed.update(batch.changed)
+    return changed

@@ -145,6 +145,14 @@ class SqliteSide(Side):
     def shown(self, table: Table, column: str) -> str:
         return column
 
+    def split(self, table: Table, size: int) -> list[Range]:
+        if self.ask(f"select 1 from {table.name} where {' or '.join(f'{name} is null' for name in table.key)} limit 1"):
+            return [Range()]  # a null is above and below nothing: no range with a bound would have the row
+        try:
+            return super().split(table, size)
+        except CorruptDatabase:  # a key that would be a bound is not UTF-8
+            return [Range()]
+
     # --- reading ---
 
     def read_where(self, table: Table, where: str, values: Sequence[Any]) -> Iterator[Row]:

@@ -135,15 +135,19 @@ def _careful_json_text(text: str, column: str, note: Note) -> str:
     def note_float(digits: str) -> float:
         value = float(digits)
         # Equal to the double as it is written shortest, or as it is exactly: large ones are stored in full.
-        if not math.isfinite(value) or Decimal(digits) not in (Decimal(repr(value)), Decimal(value)):
+        if not math.isfinite(value) or (value == 0 and digits.lower().partition("e")[0].strip("-0.")):
             raise Refused("json-number", column)
-        if digits != (written := jsonb_text(value)) and digits != repr(value) and digits != f"-{written}":
+        if value and Decimal(digits) not in (Decimal(repr(value)), Decimal(value)):
+            raise Refused("json-number", column)
+        if digits not in (jsonb_text(value), repr(value)) or digits == "-0.0":
             note("json-spelling", column)
         return value
 
     def note_int(digits: str) -> int:
         if len(digits) > 20 or not -(2**63) <= int(digits) < 2**63:
             raise Refused("json-number", column)
+        if digits == "-0":
+            note("json-spelling", column)
         return int(digits)
 
     def refuse_constant(name: str) -> Json:
@@ -213,6 +217,29 @@ def _why(value: Any, column: str, rule: str, wanted: type[Any]) -> Refused:
     if isinstance(value, str) and _has_surrogate(value):
         return Refused("surrogate", column)
     return Refused(rule, column)
+
+
+_CLEAN: dict[str, Callable[[Any], bool]] = {
+    "uuid": lambda value: type(value) is str and bool(_UUID(value)),
+    "text": lambda value: type(value) is str and "\0" not in value and not _has_surrogate(value),
+    "int": lambda value: type(value) is int,
+    "timestamptz": lambda value: type(value) is str and _is_instant(value),
+}
+
+
+def is_clean(table: Table, key: Sequence[Any]) -> bool:
+    """Whether both databases can compare with this key."""
+    kinds = {column.name: column.kind for column in table.columns}
+    return all(_CLEAN[kinds[name]](value) for name, value in zip(table.key, key, strict=True))
+
+
+def key_text(key: Sequence[Any]) -> str:
+    """A key as a report has it: as JSON; a part that JSON cannot say, as its type and bytes."""
+    return json.dumps([value if _can_be_said(value) else _raw(value) for value in key])
+
+
+def _can_be_said(value: Any) -> bool:
+    return not isinstance(value, bytes) and not (isinstance(value, str) and _has_surrogate(value))
 
 
 def _has_surrogate(text: str) -> bool:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import threading
 from collections.abc import Collection
 from typing import NamedTuple
@@ -11,7 +10,7 @@ from dal.errors import Invalid
 from dal.transfer.inventory import Table, inventory
 from dal.transfer.loading import SAMPLES, Difference, Progress, Tell, differing
 from dal.transfer.side import Range, Side
-from dal.transfer.values import Digest
+from dal.transfer.values import Digest, key_text
 
 _CHUNK = 5_000  # rows that are compared one by one, where more of them differ
 
@@ -89,7 +88,7 @@ def _differences(source: Side, target: Side, table: Table, limit: int) -> list[D
         here, there = _both(source, target, table, rows)
         if here != there:
             for key, how in differing(source.row_digests(table, rows), target.row_digests(table, rows)):
-                found.append(Difference(table.name, json.dumps(list(key)), how))
+                found.append(Difference(table.name, key_text(key), how))
                 if len(found) >= limit:
                     return found
     return found

@@ -541,13 +541,14 @@ create table dal_transfers (
     constraint dal_transfers_state_check check (state in ('loading', 'held', 'done'))
 );
 
--- The ledger: a row for each batch, in the commit that loaded it.
+-- The ledger: a row for each batch, in the commit that loaded it. changed: how many values, by rule and column.
 create table dal_transfer_batches (
     transfer_id uuid        not null,
     table_name  text        not null,
     number      bigint      not null,
     loaded      bigint      not null,
     quarantined bigint      not null,
+    changed     jsonb       not null,
     digest      text        not null,
     loaded_at   timestamptz not null,
     constraint dal_transfer_batches_pkey primary key (transfer_id, table_name, number),

@@ -724,17 +724,19 @@ create table dal_transfers (
     constraint dal_transfers_finished_at_instant check (finished_at glob '????-??-??T??:??:??.??????Z')
 ) strict;
 
--- The ledger: a row for each batch, in the commit that loaded it.
+-- The ledger: a row for each batch, in the commit that loaded it. changed: how many values, by rule and column.
 create table dal_transfer_batches (
     transfer_id text    not null,
     table_name  text    not null,
     number      integer not null,
     loaded      integer not null,
     quarantined integer not null,
+    changed     text    not null,
     digest      text    not null,
     loaded_at   text    not null,
     constraint dal_transfer_batches_pkey primary key (transfer_id, table_name, number),
     constraint dal_transfer_batches_transfer_fkey foreign key (transfer_id) references dal_transfers (id) on delete cascade,
+    constraint dal_transfer_batches_changed_json check (json_valid(changed)),
     constraint dal_transfer_batches_loaded_at_instant check (loaded_at glob '????-??-??T??:??:??.??????Z')
 ) strict, without rowid;
 
