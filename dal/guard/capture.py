@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from datetime import datetime
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -73,6 +74,7 @@ class Sources:
     def _yaml(self, name: str) -> Any:
         return yaml.safe_load((self.folder / name).read_text(encoding="utf-8"))
 
+    @cached_property
     def policy(self) -> Any:
         """The budgets and table sizes."""
         return self._yaml("policy.yaml")

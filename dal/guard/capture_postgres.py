@@ -133,7 +133,7 @@ def _pin(connection: Connection) -> None:
 
 
 def _profile(sources: Sources) -> Mapping[str, Any]:
-    tables: Mapping[str, Any] = sources.policy()["tables"]
+    tables: Mapping[str, Any] = sources.policy["tables"]
     return {table: facts for table, facts in tables.items() if facts.get("only", "postgres") == "postgres"}
 
 
@@ -145,13 +145,26 @@ def _fill(connection: Connection, catalog: Catalog, sources: Sources, scale: int
         connection.execute(f"alter table {table} set (autovacuum_enabled = false)".encode())
         for column, distinct in facts.get("distinct", {}).items():
             connection.execute(f"alter table {table} alter column {column} set (n_distinct = {distinct})".encode())
-    connection.execute(b"begin")
-    for sql in sources.seed("postgres", scale):
-        connection.execute(sql.encode())
-    connection.execute(b"commit")
+    with connection.transaction(), _references_later(connection):
+        for sql in sources.seed("postgres", scale):
+            connection.execute(sql.encode())
     _vacuum(connection, profile, "freeze, analyze")
     for table, facts in profile.items():
         _tell_sizes(connection, _enlarged(connection, table, facts["rows"]))
+
+
+@contextmanager
+def _references_later(connection: Connection) -> Iterator[None]:
+    """Foreign keys go, and come back at the end: row by row, they are a quarter of the work of filling."""
+    keys = connection.execute(
+        "select format('alter table %s ', conrelid::regclass), format('constraint %I ', conname),"
+        "       pg_get_constraintdef(oid) from pg_constraint where contype = 'f' order by oid"
+    ).fetchall()
+    for table, name, _ in keys:
+        connection.execute(f"{table} drop {name}".encode())
+    yield
+    for table, name, definition in keys:
+        connection.execute(f"{table} add {name} {definition}".encode())
 
 
 def _vacuum(connection: Connection, tables: Iterable[str], options: str) -> None:

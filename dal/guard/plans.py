@@ -48,7 +48,7 @@ class Plans:
         would do, by dialect. root: the packaged ``sql/`` by default. Raises CannotCapture, CatalogError.
         """
         self.sources = Sources(folder)
-        self.policy = msgspec.convert(self.sources.policy(), Policy)
+        self.policy = msgspec.convert(self.sources.policy, Policy)
         catalogs = {
             dialect: Catalog.load(dialect, MODELS_BY_NAME, overrides, root=root) for dialect in ("postgres", "sqlite")
         }

@@ -414,7 +414,7 @@ def test_a_plan_that_only_another_release_makes_gets_its_own_entry(of_usual: Pla
 
 
 def test_the_policy_knows_every_table() -> None:
-    ours = msgspec.convert(Sources().policy(), Policy)
+    ours = msgspec.convert(Sources().policy, Policy)
     with private_sqlite(Catalog.load("sqlite", MODELS_BY_NAME)) as connection:
         assert set(ours.tables) == {name for name in describe(connection) if not name.endswith("_fts")}
 
