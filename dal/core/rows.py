@@ -11,6 +11,7 @@ import math
 import types
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
+from functools import cache
 from typing import Any, Generic, Literal, TypeAlias, TypeVar, Union, get_args, get_origin, get_type_hints
 from uuid import UUID
 
@@ -438,10 +439,11 @@ _FROM_SQLITE = {
 RowBuilder: TypeAlias = Callable[[Sequence[Any]], Any]
 
 
+@cache
 def model_builder(model: type[Struct], dialect: Dialect, first: int = 0) -> RowBuilder:
     """A function from a row tuple to a model, its fields starting at column ``first``.
 
-    Made once a query as one expression without a loop: a generic loop over the fields costs three times as much.
+    Made once as one expression without a loop: a generic loop over the fields costs three times as much.
     """
     conversions = _FROM_POSTGRES if dialect == "postgres" else _FROM_SQLITE
     arguments = []

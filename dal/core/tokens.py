@@ -8,7 +8,7 @@ nothing of their grammar.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Literal, NamedTuple
 
 Dialect = Literal["postgres", "sqlite"]
@@ -42,48 +42,50 @@ _COMMON = rf"""
   | (?P<param>:{_NAME})
   | (?P<end>;)
 """
-_REST = r"(?P<word>[^\W\d][\w$]*|\d[\w.]*) | (?P<space>\s+) | (?P<other>.)"
+_WORD = r"(?P<word>[^\W\d][\w$]*|\d[\w.]*) | (?P<space>\s+)"  # first, since most of a text is that
 _RULES = {
     "postgres": re.compile(
-        rf"""(?P<escape>\b[eE]'(?:[^'\\]|\\.|'')*')
+        rf"""(?![eE]')(?:{_WORD})
+           | (?P<escape>\b[eE]'(?:[^'\\]|\\.|'')*')
            | (?P<dollar>\$(?P<tag>(?:{_NAME})?)\$.*?\$(?P=tag)\$)
            | (?P<place>\$\d+)
-           | {_COMMON} | (?P<open>[eE]'|['"]|\$(?:{_NAME})?\$) | {_REST}""",
+           | {_COMMON} | (?P<open>[eE]'|['"]|\$(?:{_NAME})?\$) | (?P<other>.)""",
         re.VERBOSE | re.DOTALL,
     ),
     "sqlite": re.compile(
-        rf"""(?P<bracket>\[[^\]]*\]|`(?:[^`]|``)*`)
+        rf"""{_WORD}
+           | (?P<bracket>\[[^\]]*\]|`(?:[^`]|``)*`)
            | (?P<place>\?\d*|[@$]\w+|:\d\w*)
-           | {_COMMON} | (?P<open>['"`[]) | {_REST}""",
+           | {_COMMON} | (?P<open>['"`[]) | (?P<other>.)""",
         re.VERBOSE | re.DOTALL,
     ),
 }
-_QUOTED = {"string", "name", "escape", "dollar", "bracket"}
+_KINDS: dict[str, Kind] = {
+    **dict.fromkeys(("word", "space", "cast", "other"), "text"),
+    **dict.fromkeys(("string", "name", "escape", "dollar", "bracket"), "quoted"),
+    **dict.fromkeys(("line", "block"), "comment"),
+    "param": "param",
+    "end": "end",
+}
+_REFUSED = {
+    "place": "is the driver's placeholder: write :name instead",
+    "open": "opens a quotation that never closes",
+}
 
 
 def tokens(sql: str, dialect: Dialect) -> Iterator[Token]:
     """The tokens of a text, in order and without gaps. Raises SqlSyntax at the first that is malformed."""
-    rule, at, before = _RULES[dialect], 0, ""
+    match, at, before = _RULES[dialect].match, 0, ""
     while at < len(sql):
-        found = rule.match(sql, at)
+        found = match(sql, at)
         assert found is not None and found.lastgroup is not None  # the last alternative takes any character
-        kind, text = found.lastgroup, found.group()
-        if kind == "block":
+        rule, text = found.lastgroup, found.group()
+        if rule in _REFUSED:
+            raise SqlSyntax(f"{text} {_REFUSED[rule]}", at)
+        if rule == "block":
             text = _block_comment(sql, at, nested=dialect == "postgres")
-        if kind in ("line", "block"):
-            yield Token("comment", text, at)
-        elif kind in _QUOTED:
-            yield Token("quoted", text, at)
-        elif kind == "param" and not _continues(before):
-            yield Token("param", text, at)
-        elif kind == "end":
-            yield Token("end", text, at)
-        elif kind == "place":
-            raise SqlSyntax(f"{text} is the driver's placeholder: write :name instead", at)
-        elif kind == "open":
-            raise SqlSyntax(f"{text} opens a quotation that never closes", at)
-        else:
-            yield Token("text", text, at)
+        kind = "text" if rule == "param" and _continues(before) else _KINDS[rule]
+        yield Token(kind, text, at)
         before = text[-1]
         at += len(text)
 
@@ -115,17 +117,19 @@ class Statement(NamedTuple):
     encoded: bytes  # the same, in UTF-8
 
 
-def statements(sql: str, dialect: Dialect, tag: str, placeholder: Callable[[int], str]) -> list[Statement]:
+def statements(
+    sql: str, dialect: Dialect, tag: str, placeholder: Callable[[int], str], cut: Iterable[Token] | None = None
+) -> list[Statement]:
     """Compile a text of one or more statements, each ended by a semicolon.
 
     A parameter used twice in a statement is one placeholder, so its type is inferred from both uses. Comments go, the
     tag follows the first word, all else stays as written. A trigger is one statement, up to an ``end`` that stands by
-    itself. Raises SqlSyntax when the last semicolon is missing.
+    itself. cut: the text's tokens, where they are there already. Raises SqlSyntax when the last semicolon is missing.
     """
     done: list[Statement] = []
     pieces: list[str] = []
     names: dict[str, int] = {}
-    for token in tokens(sql, dialect):
+    for token in cut or tokens(sql, dialect):
         if token.kind == "param":
             pieces.append(placeholder(names.setdefault(token.text[1:], len(names) + 1)))
         elif token.kind == "end":

@@ -8,13 +8,14 @@ from __future__ import annotations
 import re
 import sqlite3
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
+from pathlib import Path
 from typing import Any
 
 from msgspec.structs import replace
 
 from dal.core.catalog import Catalog, Query
-from dal.guard.capture import SIZES, CannotCapture, Capture, Case, Skipped, Sources
+from dal.guard.capture import SIZES, CannotCapture, Capture, Case, Rows, Skipped, Sources
 from dal.guard.scratch import describe, private_sqlite
 from dal.guard.steps import Step, aliases_of, parse_step
 from dal.guard.trees import Work
@@ -26,26 +27,32 @@ def version() -> str:
 
 
 def capture_sqlite(
-    catalog: Catalog, sources: Sources, changes: Sequence[str] = ()
+    catalog: Catalog, sources: Sources, changes: Sequence[str] = (), rows: Rows | None = None
 ) -> dict[str, Capture | Skipped | CannotCapture]:
-    """Every query of the catalog. changes: statements run after the migrations, to see what they would do.
+    """Every query of the catalog. changes: statements run after the migrations, to see what they would do; with rows
+    that are there already, they are run on those.
 
     Raises CannotCapture.
     """
     try:
-        return _capture_all(catalog, sources, changes)
+        return _capture_all(catalog, sources, changes, rows)
     except sqlite3.Error as error:
         raise CannotCapture(f"SQLite says: {error}") from error
 
 
 def _capture_all(
-    catalog: Catalog, sources: Sources, changes: Sequence[str]
+    catalog: Catalog, sources: Sources, changes: Sequence[str], rows: Rows | None
 ) -> dict[str, Capture | Skipped | CannotCapture]:
     with ExitStack() as stack:
         databases = {}
         for size, scale in SIZES.items():
-            connection = stack.enter_context(private_sqlite(catalog, changes))
-            fill(connection, sources, scale)
+            connection = stack.enter_context(private_sqlite(catalog, () if rows else changes))
+            if rows:
+                _copy(rows.sqlite[scale], connection)
+                for sql in changes:
+                    connection.execute(sql)
+            else:
+                fill(connection, sources, scale)
             databases[size] = connection
         taken: dict[str, Capture | Skipped | CannotCapture] = {}
         for query in catalog.queries.values():
@@ -70,6 +77,11 @@ def fill(connection: sqlite3.Connection, sources: Sources, scale: int) -> None:
     for sql in sources.seed("sqlite", scale):
         connection.execute(sql)
     connection.execute("commit")
+
+
+def _copy(path: Path, connection: sqlite3.Connection) -> None:
+    with closing(sqlite3.connect(path)) as source:
+        source.backup(connection)
 
 
 def _bound(capture: Capture, sources: Sources) -> list[tuple[str, tuple[tuple[object, ...], ...]]]:

@@ -13,7 +13,7 @@ from dal.core.catalog import Catalog, Query
 from dal.core.tokens import Dialect
 from dal.dal import MODELS_BY_NAME
 from dal.guard import compare, policy, snapshots
-from dal.guard.capture import CannotCapture, Capture, Skipped, Sources
+from dal.guard.capture import CannotCapture, Capture, Rows, Skipped, Sources
 from dal.guard.capture_postgres import capture_postgres
 from dal.guard.capture_sqlite import capture_sqlite
 from dal.guard.findings import Finding, of_query, short
@@ -42,21 +42,24 @@ class Plans:
         overrides: Path | None = None,
         changes: Mapping[Dialect, Sequence[str]] = MappingProxyType({}),
         root: Path | None = None,
+        rows: Rows | None = None,
     ) -> None:
         """url: of a server on which databases can be made; its own database is left alone. folder: of the snapshots,
         tests/plans by default. overrides: a DAL_SQL_DIR. changes: statements run after the migrations, to see what they
-        would do, by dialect. root: the packaged ``sql/`` by default. Raises CannotCapture, CatalogError.
+        would do, by dialect. root: the packaged ``sql/`` by default. rows: of the same seed and migrations. Raises
+        CannotCapture, CatalogError.
         """
         self.sources = Sources(folder)
-        self.policy = msgspec.convert(self.sources.policy(), Policy)
+        self.policy = msgspec.convert(self.sources.policy, Policy)
         catalogs = {
             dialect: Catalog.load(dialect, MODELS_BY_NAME, overrides, root=root) for dialect in ("postgres", "sqlite")
         }
         self.queries: Mapping[str, Query] = catalogs["postgres"].queries
         self.twins: Mapping[str, Query] = catalogs["sqlite"].queries
-        self.taken: list[Taken] = [capture_sqlite(catalogs["sqlite"], self.sources, changes.get("sqlite", ()))]
+        self.taken: list[Taken] = [capture_sqlite(catalogs["sqlite"], self.sources, changes.get("sqlite", ()), rows)]
         if url is not None:
-            self.taken.append(capture_postgres(url, catalogs["postgres"], self.sources, changes.get("postgres", ())))
+            tried = changes.get("postgres", ())
+            self.taken.append(capture_postgres(url, catalogs["postgres"], self.sources, tried, rows))
 
     @property
     def databases(self) -> list[str]:

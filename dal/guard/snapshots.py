@@ -16,7 +16,7 @@ import msgspec
 import yaml
 
 from dal.core.catalog import Query
-from dal.guard.capture import Capture
+from dal.guard.capture import Capture, parsed
 from dal.guard.capture_postgres import PINNED_ID
 from dal.guard.steps import Step
 from dal.guard.trees import Tree
@@ -43,7 +43,7 @@ def read(path: Path) -> Snapshot | None:
     except FileNotFoundError:
         return None
     try:
-        found = yaml.safe_load(text)
+        found = parsed(text)
     except yaml.YAMLError as error:
         raise ValueError(f"{path} is not YAML: {error}") from None
     if not isinstance(found, dict) or found.get("format") != FORMAT:

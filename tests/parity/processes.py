@@ -1,17 +1,20 @@
-"""Processes of their own for tests of races: ``python -m tests.parity.processes URL FACE WHAT ARGUMENT COUNT``.
+"""Processes of their own for tests of races: ``python -m tests.parity.processes``, four that stay for the next test.
 
-Each says when it is ready, waits for a line, does the same thing that many times at once, and prints the answers as
-JSON.
+Each reads lines, ``[URL, FACE, WHAT, ARGUMENT, COUNT]``: opens the database, says when it is ready, waits for another
+line, does the same thing that many times at once, closes the database, and prints the answers as JSON. To start one
+costs more than all it is asked to do.
 """
 
 from __future__ import annotations
 
+import atexit
 import json
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
-from contextlib import ExitStack
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -93,37 +96,76 @@ WHAT: dict[str, Callable[[Dal[Sync], str], Any]] = {
 }
 
 
-def in_processes(url: str, face: Face, what: Callable[[Dal[Sync], str], object], argument: str, count: int) -> Any:
-    """What it answered, ``count`` times at once in each of four processes; errors of ours as text."""
-    command = [sys.executable, "-m", "tests.parity.processes", url, face, what.__name__, argument, str(count)]
-    root = Path(__file__).parents[2]
-    with ExitStack() as stack:
-        children = [
-            stack.enter_context(
-                subprocess.Popen(command, cwd=root, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-            )
+class Crew:
+    """The four processes, which end with the one that started them: their input does."""
+
+    def __init__(self) -> None:
+        command, root = [sys.executable, "-m", "tests.parity.processes"], Path(__file__).parents[2]
+        self._children = [
+            subprocess.Popen(command, cwd=root, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
             for _ in range(4)
         ]
-        for child in children:
-            assert child.stdout
-            assert child.stdout.readline() == "ready\n"
-        for child in children:
+
+    def tell(self, line: str) -> None:
+        """A line for each of them."""
+        for child in self._children:
             assert child.stdin
-            child.stdin.write("go\n")
+            child.stdin.write(f"{line}\n")
             child.stdin.flush()
-        return [answer for child in children for answer in json.loads(child.communicate(timeout=PATIENCE)[0])]
+
+    def answers(self) -> list[str]:
+        """A line of each of them."""
+        lines = [child.stdout.readline() for child in self._children if child.stdout]
+        assert all(lines), "a process has ended"
+        return lines
+
+    def end(self) -> None:
+        """Whatever they are doing."""
+        for child in self._children:
+            child.kill()
+            child.wait()
 
 
-def main(url: str, face: str, what: str, argument: str, count: str) -> None:
+_crews: list[Crew] = []
+
+
+@atexit.register
+def _end_crews() -> None:
+    while _crews:
+        _crews.pop().end()
+
+
+def in_processes(url: str, face: Face, what: Callable[[Dal[Sync], str], object], argument: str, count: int) -> Any:
+    """What it answered, ``count`` times at once in each of four processes; errors of ours as text."""
+    if not _crews:
+        _crews.append(Crew())
+    [crew] = _crews
+    hung = threading.Timer(PATIENCE, crew.end)
+    hung.start()
+    try:
+        crew.tell(json.dumps([url, face, what.__name__, argument, count]))
+        assert crew.answers() == ["ready\n"] * 4
+        crew.tell("go")
+        return [answer for line in crew.answers() for answer in json.loads(line)]
+    except BaseException:
+        _end_crews()  # who knows what they are at
+        raise
+    finally:
+        hung.cancel()
+
+
+def main() -> None:
     loop = Loop()
-    db = open_db(Settings.from_url(url, token_peppers=PEPPERS), "async" if face == "async" else "sync", utc_now, loop)
-    print("ready", flush=True)
-    sys.stdin.readline()
-    answers = together([lambda: WHAT[what](db, argument)] * int(count))
-    db.close()
+    for line in sys.stdin:
+        url, face, what, argument, count = json.loads(line)
+        db = open_db(Settings.from_url(url, token_peppers=PEPPERS), face, utc_now, loop)
+        print("ready", flush=True)
+        sys.stdin.readline()
+        answers = together([partial(WHAT[what], db, argument)] * count)
+        db.close()
+        print(json.dumps([repr(answer) if isinstance(answer, DalError) else answer for answer in answers]), flush=True)
     loop.close()
-    print(json.dumps([repr(answer) if isinstance(answer, DalError) else answer for answer in answers]))
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    main()

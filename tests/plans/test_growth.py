@@ -16,19 +16,17 @@ from bench.growth import FACTOR, QUERIES, figure, known
 from dal.core.catalog import Catalog
 from dal.dal import MODELS_BY_NAME
 from dal.guard.capture import Capture, Sources
-from dal.guard.capture_sqlite import fill
 from dal.guard.plans import Plans
-from dal.guard.scratch import private_sqlite
 from tests.cells import VERSIONS
-from tests.plans.test_plans import MakeDatabase, once
+from tests.plans.conftest import MakeRows
+from tests.plans.test_plans import MakeDatabase, taken
 
 pytestmark = pytest.mark.xdist_group("plans")
 
 
 @pytest.fixture
-def plans(make_database: MakeDatabase) -> Plans:
-    """The plans of the queries as they are: taken once a process, for the tests beside this one, too."""
-    return once(VERSIONS[-1], lambda: Plans(make_database("postgres", VERSIONS[-1])))
+def plans(make_database: MakeDatabase, rows: MakeRows) -> Plans:
+    return taken(VERSIONS[-1], make_database, rows)
 
 
 @pytest.mark.parametrize("dialect", ["sqlite", "postgres"])
@@ -86,16 +84,11 @@ def bytes_read() -> int:
 
 
 @pytest.mark.skipif(not Path("/proc/self/io").exists(), reason="only Linux counts what a process reads")
-def test_a_search_for_a_rare_word_reads_as_many_pages_of_ten_times_the_items(tmp_path: Path) -> None:
-    catalog, sources = Catalog.load("sqlite", MODELS_BY_NAME), Sources()
+def test_a_search_for_a_rare_word_reads_as_many_pages_of_ten_times_the_items(sqlite_rows: dict[int, Path]) -> None:
     found: dict[str, list[tuple[int, int]]] = {case: [] for case in RARE}
     for scale in (1, 10):
-        path = tmp_path / f"{scale}.db"
-        with private_sqlite(catalog, path=str(path)) as connection:
-            connection.execute("pragma synchronous = off")
-            fill(connection, sources, scale)
         for case in RARE:
-            found[case].append(pages_read(path, case))
+            found[case].append(pages_read(sqlite_rows[scale], case))
     for case, ((few, small), (many, large)) in found.items():
         assert few >= 1 <= many, case
         assert large <= 1.5 * small + 20, f"{case}: {small} pages of 10,000 items, {large} of 100,000"

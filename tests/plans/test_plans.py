@@ -1,6 +1,6 @@
 """How every query is executed, on both databases, against the files beside this one; and that a plan gone bad is told.
 
-Taking all plans costs about ten seconds a server, so it is done once, and once more for a database with faults.
+Taking all plans costs tens of seconds a server, so it is done once, and once more for a database with faults.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from msgspec.structs import replace
 from dal.core.catalog import Catalog
 from dal.dal import MODELS_BY_NAME
 from dal.guard import capture_postgres, policy, snapshots
-from dal.guard.capture import CannotCapture, Capture, Skipped, Sources
+from dal.guard.capture import CannotCapture, Capture, Rows, Skipped, Sources
 from dal.guard.findings import Finding, as_text, failed
 from dal.guard.plans import Plans
 from dal.guard.policy import Policy
@@ -31,6 +31,7 @@ from dal.guard.scratch import describe, private_sqlite
 from dal.guard.steps import Step
 from dal.guard.trees import Tree
 from tests.cells import VERSIONS
+from tests.plans.conftest import MakeRows
 
 pytestmark = pytest.mark.xdist_group("plans")  # in one process, where what they look at is taken once
 FOLDER = Path(__file__).parent
@@ -44,16 +45,21 @@ def once(key: object, take: Callable[[], Plans]) -> Plans:
     return _TAKEN[key]
 
 
+def taken(version: int, make_database: MakeDatabase, rows: MakeRows) -> Plans:
+    """The plans of the queries as they are, taken once a process, for the tests of growth, too."""
+    return once(version, lambda: Plans(make_database("postgres", version), rows=rows(version)))
+
+
 @pytest.fixture(params=VERSIONS, ids=lambda version: f"postgres{version or ''}")
-def plans(request: pytest.FixtureRequest, make_database: MakeDatabase) -> Plans:
+def plans(request: pytest.FixtureRequest, make_database: MakeDatabase, rows: MakeRows) -> Plans:
     """The plans of the queries as they are, on SQLite and on one PostgreSQL."""
-    return once(request.param, lambda: Plans(make_database("postgres", request.param)))
+    return taken(request.param, make_database, rows)
 
 
 @pytest.fixture
-def of_usual(make_database: MakeDatabase) -> Plans:
+def of_usual(make_database: MakeDatabase, rows: MakeRows) -> Plans:
     """The same, on the usual server."""
-    return once(VERSIONS[-1], lambda: Plans(make_database("postgres", VERSIONS[-1])))
+    return taken(VERSIONS[-1], make_database, rows)
 
 
 def copied(plans: Plans, folder: Path) -> Plans:
@@ -155,12 +161,12 @@ OVERRIDES = {
 
 
 @pytest.fixture
-def broken(make_database: MakeDatabase, tmp_path: Path) -> Plans:
-    """Three queries rewritten, and three indexes gone."""
-    return once("broken", lambda: take_broken(make_database("postgres"), tmp_path / "overrides"))
+def broken(make_database: MakeDatabase, tmp_path: Path, rows: MakeRows) -> Plans:
+    """Three queries rewritten, and two indexes gone."""
+    return once("broken", lambda: take_broken(make_database("postgres"), tmp_path / "overrides", rows(0)))
 
 
-def take_broken(url: str, overrides: Path) -> Plans:
+def take_broken(url: str, overrides: Path, rows: Rows) -> Plans:
     queries = Catalog.load("postgres", MODELS_BY_NAME).queries
     folder = overrides / "postgres"
     folder.mkdir(parents=True)
@@ -176,7 +182,7 @@ def take_broken(url: str, overrides: Path) -> Plans:
         text += f"{header}\n{changed}\n\n"
     (folder / "runs.sql").write_text(text, "utf-8")
     changes = ["drop index workflows_created_idx", "drop index runs_workflow_status_created_idx"]
-    return Plans(url, overrides=overrides, changes={"sqlite": changes, "postgres": changes})
+    return Plans(url, overrides=overrides, changes={"sqlite": changes, "postgres": changes}, rows=rows)
 
 
 def rules(plans: Plans, name: str, dialect: str | None = None) -> dict[str, Finding]:
@@ -414,12 +420,12 @@ def test_a_plan_that_only_another_release_makes_gets_its_own_entry(of_usual: Pla
 
 
 def test_the_policy_knows_every_table() -> None:
-    ours = msgspec.convert(Sources().policy(), Policy)
+    ours = msgspec.convert(Sources().policy, Policy)
     with private_sqlite(Catalog.load("sqlite", MODELS_BY_NAME)) as connection:
         assert set(ours.tables) == {name for name in describe(connection) if not name.endswith("_fts")}
 
 
-def test_a_role_that_may_not_make_databases_is_told_what_is_needed(postgres_url: str) -> None:
+def test_a_role_that_may_not_make_databases_is_told_what_is_needed(postgres_url: str, rows: MakeRows) -> None:
     with psycopg.connect(postgres_url, autocommit=True) as connection:
         connection.execute("drop role if exists dal_plans_nobody")
         connection.execute("create role dal_plans_nobody login password 'nobody'")
@@ -427,7 +433,7 @@ def test_a_role_that_may_not_make_databases_is_told_what_is_needed(postgres_url:
         url = "postgresql:///?" + urlencode(parts)
         try:
             with pytest.raises(CannotCapture, match="needs a role that may make databases"):
-                Plans(url)
+                Plans(url, rows=rows(VERSIONS[-1]))
         finally:
             connection.execute("drop role dal_plans_nobody")
 
