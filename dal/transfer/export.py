@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import json
 import os
 import shutil
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from dal.core.schema import app_version
-from dal.errors import Invalid
+from dal.errors import Invalid, InvalidState
 from dal.transfer.folder import (
     FORMAT,
     MANIFEST,
+    NAME,
     QUARANTINE,
     WORK,
     FileEntry,
@@ -63,23 +66,24 @@ def export(
     side.schema().require()
     _prepare(folder)
     work = folder / WORK
-    with side.frozen(work) as (state, reader):
-        done = _resume(folder, work, state, size)
-        tallies = {(batch.table, batch.entry.number()): batch for batch in done}
-        for table in inventory():
-            total = reader.count(table)
-            rows = 0
-            for number, bounds in enumerate(reader.split(table, size), 1):
-                batch = tallies.get((table.name, number))
-                if batch is None:
-                    batch = _write(reader, folder, table.name, number, bounds, packed)
-                    tallies[table.name, number] = batch
-                    _note(work, batch)
-                rows += batch.entry.rows + batch.entry.quarantined
-                tell(Progress("export", table.name, rows, total))
-        batches = sorted(tallies.values(), key=lambda batch: (batch.table, batch.entry.number()))
-        _finish(reader, folder, batches, clock)
-    shutil.rmtree(work)
+    with _alone(work):
+        with side.frozen(work) as (state, reader):
+            done = _resume(folder, work, state, size)
+            tallies = {(batch.table, batch.entry.number()): batch for batch in done}
+            for table in inventory():
+                total = reader.count(table)
+                rows = 0
+                for number, bounds in enumerate(reader.split(table, size), 1):
+                    batch = tallies.get((table.name, number))
+                    if batch is None:
+                        batch = _write(reader, folder, table.name, number, bounds, packed)
+                        tallies[table.name, number] = batch
+                        _note(work, batch)
+                    rows += batch.entry.rows + batch.entry.quarantined
+                    tell(Progress("export", table.name, rows, total))
+            batches = sorted(tallies.values(), key=lambda batch: (batch.table, batch.entry.number()))
+            _finish(reader, folder, batches, clock)
+        shutil.rmtree(work)
     sync_folder(folder)
     rows_of = Counter[str]({table.name: 0 for table in inventory()})
     held, changed = Counter[str](), Counter[str]()
@@ -103,15 +107,27 @@ def _prepare(folder: Path) -> None:
         raise Invalid(f"{folder} cannot be written to: {error.strerror}", path="DIR") from error
 
 
+@contextmanager
+def _alone(work: Path) -> Iterator[None]:
+    place = os.open(work, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        try:
+            fcntl.flock(place, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise InvalidState("another process is writing this export", found="exporting") from None
+        yield
+    finally:
+        os.close(place)
+
+
 def _resume(folder: Path, work: Path, state: str, size: int) -> list[_Written]:
     """The batches that are written already, of the same state; else none, and the folder is emptied."""
     head = {"state": state, "size": size}
     progress = work / _PROGRESS
-    lines = progress.read_bytes().splitlines() if progress.exists() else []
-    try:
-        known = [json.loads(text) for text in lines if text.strip()]
-    except ValueError:
-        known = [json.loads(text) for text in lines[:-1]]  # the last was cut off
+    known = []
+    for text in progress.read_bytes().splitlines() if progress.exists() else ():
+        with suppress(ValueError):  # empty, or cut off
+            known.append(json.loads(text))
     if known and known[0] == head:
         batches = [
             _Written(item["table"], FileEntry(**item["entry"]), [Held(**row) for row in item["held"]], item["changed"])
@@ -128,7 +144,8 @@ def _resume(folder: Path, work: Path, state: str, size: int) -> list[_Written]:
 
 def _clear(folder: Path, keep: set[str]) -> None:
     for item in folder.iterdir():
-        if item.name != WORK and item.name not in keep:
+        name = item.name.removesuffix(".part")
+        if item.name not in keep and (name in (MANIFEST, QUARANTINE) or NAME.fullmatch(name)):
             item.unlink()
 
 

@@ -21,7 +21,7 @@ from contextlib import contextmanager
 from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
-from typing import IO, Any, NamedTuple
+from typing import IO, Annotated, Any, NamedTuple
 
 import msgspec
 
@@ -34,7 +34,7 @@ FORMAT = 1
 MANIFEST = "manifest.json"
 QUARANTINE = "quarantine.jsonl"
 WORK = ".export"  # what an export that goes on needs; gone when it has ended
-_NAME = re.compile(r"([a-z_]+)-(\d{6,})\.jsonl(\.zst)?")
+NAME = re.compile(r"([a-z_]+)-(\d{6,})\.jsonl(\.zst)?")
 _encode = msgspec.json.Encoder().encode
 
 
@@ -46,10 +46,10 @@ class FileEntry(NamedTuple):
     quarantined: int
     sha256: str
     digest: str
-    last: Sequence[Any]
+    last: list[Any]
 
     def number(self) -> int:
-        found = _NAME.fullmatch(self.file)
+        found = NAME.fullmatch(self.file)
         assert found  # checked when the manifest was read
         return int(found[2])
 
@@ -170,6 +170,33 @@ def columns() -> dict[str, list[str]]:
 # --- reading ----------------------------------------------------------------------------------------------------------
 
 
+class _Source(msgspec.Struct):
+    epoch: int
+
+
+class _Quarantine(msgspec.Struct):
+    rows: int
+    sha256: str
+
+
+class _Batch(msgspec.Struct, forbid_unknown_fields=True):
+    file: str
+    rows: Annotated[int, msgspec.Meta(ge=0)]
+    quarantined: Annotated[int, msgspec.Meta(ge=0)]
+    sha256: str
+    digest: Annotated[str, msgspec.Meta(pattern="^[0-9]+:[0-9a-f]{32}$")]
+    last: list[Any]
+
+
+class _Manifest(msgspec.Struct):
+    """What a reader of a manifest needs it to have."""
+
+    source: _Source
+    batches: dict[str, list[_Batch]]
+    quarantine: _Quarantine
+    peppers: list[str]
+
+
 class Folder:
     """A finished export. Raises Invalid, naming the file, for whatever is not as the manifest says."""
 
@@ -179,15 +206,17 @@ class Folder:
         try:
             with self._open(MANIFEST) as file:
                 content = json.loads(file.read())
-        except ValueError as error:
-            raise self._fault(MANIFEST, f"is not JSON: {error}") from error
-        if not isinstance(content, dict) or content.get("seal") != seal(content):
-            raise self._fault(MANIFEST, "was altered or damaged: its seal does not fit what it says; export again")
+            is_sealed = isinstance(content, dict) and content.get("seal") == seal(content)
+        except (ValueError, RecursionError) as error:
+            raise self.fault(MANIFEST, f"is not JSON: {error}") from error
+        if not is_sealed:
+            raise self.fault(MANIFEST, "was altered or damaged: its seal does not fit what it says; export again")
         self.content: dict[str, Any] = content
         self._check_content()
         self._check_files()
 
-    def _fault(self, name: str, words: str) -> Invalid:
+    def fault(self, name: str, words: str) -> Invalid:
+        """What is wrong with one of its files."""
         return Invalid(f"{self.path / name} {words}", path="DIR")
 
     def _check_folder(self) -> None:
@@ -201,40 +230,44 @@ class Folder:
     def _check_content(self) -> None:
         content = self.content
         if content.get("format") != FORMAT:
-            raise self._fault(MANIFEST, f"has format {content.get('format')!r}, this version reads {FORMAT}")
+            raise self.fault(MANIFEST, f"has format {content.get('format')!r}, this version reads {FORMAT}")
         ours, theirs = schema_labels(), content.get("schema")
         if theirs != ours:
             newest = theirs[-1] if isinstance(theirs, list) and theirs else "none"
-            raise self._fault(
+            raise self.fault(
                 MANIFEST,
                 f"is of a database at migration {newest}, made by workflow-dal {content.get('made_by')}; this "
                 f"installation, {app_version()}, is at {ours[-1]}: bring the older one up to date and export again",
             )
         if content.get("columns") != columns():
-            raise self._fault(MANIFEST, "lists other tables or columns than its migrations make")
-        for name, entry in self._listed():
-            found = _NAME.fullmatch(entry.file)
-            if not found or found[1] != name:
-                raise self._fault(MANIFEST, f"names a file that no export has: {entry.file!r}")
+            raise self.fault(MANIFEST, "lists other tables or columns than its migrations make")
+        try:
+            msgspec.convert(content, _Manifest)
+        except msgspec.ValidationError as error:
+            raise self.fault(MANIFEST, f"lacks what every manifest has: {error}") from error
+        if content["batches"].keys() != columns().keys():
+            raise self.fault(MANIFEST, "lists other tables than its migrations make")
+        for name, entries in self.entries.items():
+            for number, entry in enumerate(entries, 1):
+                found = NAME.fullmatch(entry.file)
+                if not found or (found[1], int(found[2])) != (name, number):
+                    raise self.fault(MANIFEST, f"names a file that no export has in this place: {entry.file!r}")
 
     def _check_files(self) -> None:
         wanted = {MANIFEST, QUARANTINE, *(entry.file for _, entry in self._listed())}
         found = {item.name for item in self.path.iterdir()}
         for name in sorted(wanted - found):
-            raise self._fault(name, "is missing")
+            raise self.fault(name, "is missing")
         for name in sorted(found - wanted):
-            raise self._fault(name, "is no file of this export: take it away")
+            raise self.fault(name, "is no file of this export: take it away")
         for name in sorted(wanted):
             if not stat.S_ISREG((self.path / name).lstat().st_mode):
-                raise self._fault(name, "is no ordinary file")
+                raise self.fault(name, "is no ordinary file")
 
     def _listed(self) -> Iterator[tuple[str, FileEntry]]:
-        try:
-            for name, batches in self.content["batches"].items():
-                for batch in batches:
-                    yield name, FileEntry(**batch)
-        except (KeyError, TypeError, AttributeError) as error:
-            raise self._fault(MANIFEST, "lacks what every manifest has") from error
+        for name, batches in self.content["batches"].items():
+            for batch in batches:
+                yield name, FileEntry(**batch)
 
     @cached_property
     def entries(self) -> dict[str, list[FileEntry]]:
@@ -248,7 +281,7 @@ class Folder:
         try:
             return os.fdopen(os.open(self.path / name, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC), "rb")
         except OSError as error:
-            raise self._fault(name, f"cannot be read: {error.strerror}") from error
+            raise self.fault(name, f"cannot be read: {error.strerror}") from error
 
     def lines(self, name: str, sha256: str) -> Iterator[bytes]:
         """The lines of a file. Raises Invalid at its end if the file is another than this SHA-256 says."""
@@ -259,17 +292,17 @@ class Folder:
             except Exception as error:
                 if not type(error).__name__ == "ZstdError":
                     raise
-                raise self._fault(name, f"cannot be unpacked: {error}") from error
+                raise self.fault(name, f"cannot be unpacked: {error}") from error
             while sums.read(1024 * 1024):  # what is behind the end of a packed file
                 pass
         if sums.sha256.hexdigest() != sha256:
-            raise self._fault(name, "was altered, cut or damaged: its SHA-256 is another than the manifest's")
+            raise self.fault(name, "was altered, cut or damaged: its SHA-256 is another than the manifest's")
 
     def _unpacked(self, name: str, sums: Sums) -> Any:
         if not name.endswith(".zst"):
             return sums
         if zstandard() is None:
-            raise self._fault(name, "is packed with zstd: pip install zstandard")
+            raise self.fault(name, "is packed with zstd: pip install zstandard")
         return zstandard().ZstdDecompressor().stream_reader(sums, read_across_frames=True)
 
     def check_bytes(self, name: str, sha256: str) -> None:
@@ -293,7 +326,7 @@ class _Readable(io.RawIOBase):
         return len(data)
 
 
-def last_keys(entries: Sequence[FileEntry]) -> list[tuple[Sequence[Any] | None, Sequence[Any] | None]]:
+def last_keys(entries: Sequence[FileEntry]) -> list[tuple[list[Any] | None, list[Any] | None]]:
     """The range of keys that each file stands for; the first and the last have no bound."""
-    ends: list[Sequence[Any] | None] = [None, *(entry.last for entry in entries[:-1]), None]
+    ends: list[list[Any] | None] = [None, *(entry.last for entry in entries[:-1]), None]
     return list(pairwise(ends)) if entries else []

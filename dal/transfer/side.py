@@ -23,7 +23,7 @@ from dal.settings import Settings
 from dal.transfer.inventory import Table, inventory
 from dal.transfer.values import Digest, Form, Note, Row, is_clean
 
-Key = Sequence[Any]
+Key = list[Any]
 State = Literal["loading", "held", "done"]
 
 

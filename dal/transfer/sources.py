@@ -13,7 +13,7 @@ from dal.errors import Invalid, InvalidState
 from dal.transfer.folder import QUARANTINE, FileEntry, Folder, last_keys
 from dal.transfer.inventory import Table, inventory
 from dal.transfer.side import Batch, Held, Range, Side
-from dal.transfer.values import Digest, Form, Note, Refused, Row
+from dal.transfer.values import QUARANTINED, Digest, Form, Note, Refused, Row
 
 _decode = msgspec.json.Decoder(list[Any]).decode
 
@@ -79,11 +79,19 @@ class FolderSource:
 
     def rows(self, job: Job) -> Iterator[Any]:
         assert job.entry
+        places, last, upto, is_ordered = job.table.places(), job.range.after, job.range.upto, True
         for line in self.folder.lines(job.entry.file, job.entry.sha256):
+            row: Any = line
             try:
-                yield _decode(line)
-            except (msgspec.DecodeError, UnicodeDecodeError):
-                yield line
+                row = _decode(line)
+                key = [row[place] for place in places]
+                is_ordered = is_ordered and (last is None or last <= key) and (upto is None or key <= upto)
+                last = key
+            except (msgspec.DecodeError, UnicodeDecodeError, IndexError, TypeError):
+                pass  # no row of this table, which the check will say
+            yield row
+        if not is_ordered:
+            raise self.folder.fault(job.entry.file, "has its rows in another order than an export, or another file's")
 
     def check(self, form: Form, row: Any, note: Note) -> Row:
         if type(row) is not list:
@@ -96,13 +104,19 @@ class FolderSource:
     def refused(self) -> list[Held]:
         try:
             lines = self.folder.lines(QUARANTINE, self.folder.content["quarantine"]["sha256"])
-            return [Held(**json.loads(line)) for line in lines]
-        except (TypeError, KeyError, ValueError) as error:
+            return [self._held(json.loads(line)) for line in lines]
+        except (TypeError, KeyError, ValueError, RecursionError) as error:
             if isinstance(error, Invalid):
                 raise
             raise Invalid(
                 f"{self.folder.path / QUARANTINE} has a line that is none of an export's", path="DIR"
             ) from error
+
+    def _held(self, said: Any) -> Held:
+        held = msgspec.convert(list(Held(**said)), Held)
+        if held.table not in self.folder.entries or held.rule.partition(":")[0] not in QUARANTINED:
+            raise ValueError(held.table)
+        return held
 
     def confirm(self) -> None:
         pass

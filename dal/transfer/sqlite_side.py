@@ -124,15 +124,19 @@ class SqliteSide(Side):
 
     @contextmanager
     def alone(self) -> Iterator[None]:
-        place = os.open(f"{self._file.path}-transfer", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        lock = f"{self._file.path}-transfer"
+        place = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
         try:
             try:
                 fcntl.flock(place, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                is_ours = os.path.samestat(os.fstat(place), os.stat(lock))  # else the last one took it away just now
             except OSError:
-                raise InvalidState("another process is loading into this database", found="loading") from None
+                is_ours = False
+            if not is_ours:
+                raise InvalidState("another process is loading into this database", found="loading")
             yield
             with suppress(OSError):
-                os.unlink(f"{self._file.path}-transfer")
+                os.unlink(lock)
         finally:
             os.close(place)
 
