@@ -358,7 +358,7 @@ def _orphans(target: Side, transfer_id: str, table: Table, reference: Reference)
     digest, loaded = Digest(), 0
     with target.writing():
         number = min([0, *(batch.number for batch in target.batches(transfer_id) if batch.table == table.name)]) - 1
-        for place, raw in enumerate(list(target.read_where(table, f"{where}{target.ordered(table)} limit 500", ()))):
+        for place, raw in enumerate(list(target.read_where(table, where, (), limit=500))):
             row = target.check(shape, raw, lambda rule, column: None)
             digest = digest.minus(Digest.of(shape.canonical(row)))
             key = shape.key(row)

@@ -127,8 +127,8 @@ class Side(ABC):
         """The placeholder for a value of this column."""
 
     @abstractmethod
-    def read_where(self, table: Table, where: str, values: Sequence[Any]) -> Iterator[Row]:
-        """The rows as they are stored, in order of their keys; not checked yet."""
+    def read_where(self, table: Table, where: str, values: Sequence[Any], limit: int = -1) -> Iterator[Row]:
+        """The rows as they are stored, in order of their keys; not checked yet. limit: the first so many."""
 
     @abstractmethod
     def place(self) -> object:
@@ -250,9 +250,10 @@ class Side(ABC):
                 values += bound
         return (f" where {' and '.join(conditions)}" if conditions else ""), values
 
-    def ordered(self, table: Table) -> str:
-        """An order by clause, by the key."""
-        return " order by " + ", ".join(self.in_order(table, name) for name in table.key)
+    def ordered(self, table: Table, limit: int = -1) -> str:
+        """An order by clause, by the key; and a limit if there is one."""
+        order = " order by " + ", ".join(self.in_order(table, name) for name in table.key)
+        return order if limit < 0 else f"{order} limit {limit:d}"
 
     # --- the ledger ---
 

@@ -26,15 +26,19 @@ def loosen(url: str, *names: str) -> None:
             execute(url, statement)
 
 
-def change(url: str, name: str, where: str, **values: Any) -> None:
+def change(url: str, name: str, where: str, /, **values: Any) -> None:
     """Write values into the rows of a table, of SQLite, for which a condition holds."""
-    marks = [f"{column} = {'cast(? as text)' if isinstance(value, Text) else '?'}" for column, value in values.items()]
+    marks = [f"{column} = {_mark(value)}" for column, value in values.items()]
     execute(url, f"update {name} set {', '.join(marks)} where {where}", *values.values())
 
 
-def double(url: str, name: str, where: str, **values: Any) -> None:
+def double(url: str, name: str, where: str, /, **values: Any) -> None:
     """A row once more, with other values in some columns; of SQLite."""
     columns = [column.name for column in table_named(name).columns]
-    listed = ", ".join("?" if column in values else column for column in columns)
+    listed = ", ".join(_mark(values[column]) if column in values else column for column in columns)
     given = [values[column] for column in columns if column in values]
     execute(url, f"insert into {name} ({', '.join(columns)}) select {listed} from {name} where {where}", *given)
+
+
+def _mark(value: Any) -> str:
+    return "cast(? as text)" if isinstance(value, Text) else "?"
