@@ -231,9 +231,11 @@ class Side(ABC):
             f"select {shown} from (select {key}, row_number() over (order by {order}) as place from {table.name}) t "
             f"where place % {size:d} = 0 order by place"
         )
+        total = self.count(table)
+        if total % size == 0:  # behind the last row there is nothing to bound
+            ends = ends[:-1]
         bounds: list[Key | None] = [None, *(list(row) for row in ends if is_clean(table, row)), None]
-        ranges = [Range(after, upto) for after, upto in pairwise(bounds)]
-        return ranges if self.ask(f"select 1 from {table.name} limit 1") else []
+        return [Range(after, upto) for after, upto in pairwise(bounds)] if total else []
 
     @abstractmethod
     def shown(self, table: Table, column: str) -> str:

@@ -58,6 +58,28 @@ def filled(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+@pytest.fixture(scope="session")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A SQLite file with a row or a few of what the cases alter. To be copied."""
+    path = tmp_path_factory.mktemp("base") / "base.db"
+    with dal.connect(settings_of(f"sqlite:///{path}")) as db:
+        flow = db.workflows.create("base", actor="ann", tags=["a"])
+        db.versions.create(flow.id, {"nodes": []}, actor="ann")
+        first = db.runs.create(flow.id, actor="ann")
+        db.triggers.set_retry_policy(flow.id, actor="ann")
+        db.history.start("base", "w", inputs={"a": 1}, metadata={"b": 2})
+        db.history.append_steps("base", [1, 2])
+        for number in range(2):
+            made = db.checkpoints.record("w", runnable_config={}, metrics={"loss": 0.5 + number})
+        db.checkpoints.mark_best(made.id)
+        db.tokens.mint("base", actor="ann")
+        db.transact(lambda tx: None, key="base")
+        db.chat.save_thread("o", "t", workflow_id="w")
+        db.chat.add_item("o", "t", "i", type="m", item="1", body="words")
+        assert first.workflow_id == flow.id
+    return path
+
+
 @pytest.fixture
 def day(filled: Path, tmp_path: Path) -> str:
     """A copy of that, its URL."""

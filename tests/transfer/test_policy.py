@@ -30,37 +30,14 @@ from dal.transfer.values import key_text
 from tests.cells import PEPPERS, Dialect
 from tests.transfer.conftest import execute, settings_of
 from tests.transfer.loose import Text, change, double, loosen
-
-FILES: list[tuple[str, str]] = []
-TARGETS: list[tuple[str, str]] = []
+from tests.transfer.test_folder import FILES
+from tests.transfer.test_target import TARGETS
 
 MOVING = Path(__file__).resolve().parents[2] / "docs" / "moving.md"
 BEGIN, END = "<!-- faults: begin -->\n", "<!-- faults: end -->\n"
 REFUSES, TAKES, CONVERTS = "refuses it", "takes it", "converts it"
 PASSES = "passes"
 FLOW, TOKEN = UUID(int=0xF0), "base00000000"
-
-
-@pytest.fixture(scope="session")
-def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A SQLite file with a row or a few of what the cases alter. To be copied."""
-    path = tmp_path_factory.mktemp("base") / "base.db"
-    with dal.connect(settings_of(f"sqlite:///{path}")) as db:
-        flow = db.workflows.create("base", actor="ann", tags=["a"])
-        db.versions.create(flow.id, {"nodes": []}, actor="ann")
-        first = db.runs.create(flow.id, actor="ann")
-        db.triggers.set_retry_policy(flow.id, actor="ann")
-        db.history.start("base", "w", inputs={"a": 1}, metadata={"b": 2})
-        db.history.append_steps("base", [1, 2])
-        for number in range(2):
-            made = db.checkpoints.record("w", runnable_config={}, metrics={"loss": 0.5 + number})
-        db.checkpoints.mark_best(made.id)
-        db.tokens.mint("base", actor="ann")
-        db.transact(lambda tx: None, key="base")
-        db.chat.save_thread("o", "t", workflow_id="w")
-        db.chat.add_item("o", "t", "i", type="m", item="1", body="words")
-        assert first.workflow_id == flow.id
-    return path
 
 
 @pytest.fixture
