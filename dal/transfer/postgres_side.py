@@ -252,7 +252,7 @@ def _copy(table: Table) -> bytes:
 
 
 # A subquery with a volatile function in its list is not taken apart by the planner, which would write what it computes
-# wherever it is used, and compute it there each time. One with OFFSET 0 is not, either, but keeps parallel workers away.
+# wherever it is used, and compute it there each time. One with OFFSET 0 is not, either, but keeps parallel workers off.
 _ONCE = "clock_timestamp() as once"
 _SUMS = ", ".join(f"sum(('x' || substr(h.hash, {at}, 16))::bit(64)::bigint)" for at in (1, 17))
 
