@@ -32,7 +32,7 @@ from dal.transfer.folder import (
     written,
 )  # fmt: skip
 from dal.transfer.inventory import inventory
-from dal.transfer.loading import Progress, Tell, set_aside
+from dal.transfer.loading import Progress, Tell, noting, set_aside
 from dal.transfer.side import Held, Range, Side
 from dal.transfer.values import Refused, Row, Summing, form
 
@@ -166,13 +166,15 @@ def _write(reader: Side, folder: Path, name: str, number: int, bounds: Range, pa
     last: Row | None = None
     with batch_file(folder, name, number, packed=packed) as (file_name, sums, file):
         for place, raw in enumerate(reader.read(table, bounds)):
+            noted = Counter[str]()
             try:
-                row = reader.check(shape, raw, lambda rule, column: changed.update([f"{rule}: {name}.{column}"]))
+                row = reader.check(shape, raw, noting(noted, table))
             except Refused as refused:
                 held.append(set_aside(shape, number, place, raw, refused))
                 continue
             file.write(line(row))
             summing.add(shape.canonical(row))
+            changed += noted
             last = row
     key = shape.key(last) if last is not None else list(bounds.upto or ())
     entry = FileEntry(file_name, summing.rows, len(held), sums.sha256.hexdigest(), str(summing.digest), key)

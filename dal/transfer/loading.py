@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 from dal.digests import uuid7
 from dal.errors import InvalidState
 from dal.transfer.inventory import Reference, Table, inventory
-from dal.transfer.side import Batch, Held, Key, Range, Side, State, Transfer
+from dal.transfer.side import Batch, Held, Key, Range, Side, State, Transfer, without_parent
 from dal.transfer.sources import Job, Source, changes, tally
 from dal.transfer.values import BadText, Digest, Form, Note, Refused, Row, Summing, form, key_text, raw_hex
 
@@ -248,14 +248,14 @@ class _Loader:
 
     def load(self, job: Job) -> Batch:
         """Load a batch, in one go or, where a row is refused, row by row."""
-        try:
+        with suppress(Refused):
             return self._at_once(job)
-        except Refused:
-            return self._one_by_one(job)
+        # Out of the handler: the error keeps the rows' cursor open, beside which PostgreSQL has no place for another.
+        return self._one_by_one(job)
 
     def _at_once(self, job: Job) -> Batch:
         changed = Counter[str]()
-        rows = _Checked(self._source, job, _noting(changed, job.table))
+        rows = _Checked(self._source, job, noting(changed, job.table))
         target = self._target
         with target.writing():
             target.load(rows.form, iter(rows))
@@ -274,7 +274,7 @@ class _Loader:
             for place, raw in enumerate(self._source.rows(job)):
                 noted = Counter[str]()
                 try:
-                    row = self._source.check(shape, raw, _noting(noted, job.table))
+                    row = self._source.check(shape, raw, noting(noted, job.table))
                     target.load_one(shape, row)
                 except Refused as refused:
                     held.append(set_aside(shape, job.number, place, raw, refused))
@@ -289,7 +289,9 @@ class _Loader:
         return batch
 
 
-def _noting(changed: Counter[str], table: Table) -> Note:
+def noting(changed: Counter[str], table: Table) -> Note:
+    """Count what is changed, by rule and column."""
+
     def note(rule: str, column: str) -> None:
         changed[f"{rule}: {table.name}.{column}"] += 1
 
@@ -350,19 +352,14 @@ def _set_orphans_aside(target: Side, transfer_id: str) -> None:
 
 
 def _orphans(target: Side, transfer_id: str, table: Table, reference: Reference) -> bool:
-    shape = form(table)
-    mine = [f"{table.name}.{name}" for name in reference.columns]
-    theirs = [f"parent.{name}" for name in reference.target_columns]
-    present = " and ".join(f"{name} is not null" for name in mine)
-    same = " and ".join(f"{one} = {other}" for one, other in zip(theirs, mine, strict=True))
-    where = f" where {present} and not exists (select 1 from {reference.target} parent where {same})"
+    shape, where = form(table), without_parent(table, reference)
     if not target.ask(f"select 1 from {table.name}{where} limit 1"):
         return False
     held, changed = list[Held](), Counter[str]()
     digest, loaded = Digest(), 0
     with target.writing():
         number = min([0, *(batch.number for batch in target.batches(transfer_id) if batch.table == table.name)]) - 1
-        for place, raw in enumerate(list(target.read_where(table, f"{where}{target.ordered(table)} limit 500", ()))):
+        for place, raw in enumerate(list(target.read_where(table, where, (), limit=500))):
             row = target.check(shape, raw, lambda rule, column: None)
             digest = digest.minus(Digest.of(shape.canonical(row)))
             key = shape.key(row)
@@ -478,22 +475,48 @@ class Looked(NamedTuple):
 
 
 def check_all(source: Source, tell: Tell = lambda progress: None) -> Looked:
-    """Look at every row and load none."""
-    refused, changed, samples = Counter[str](), Counter[str](), list[Held]()
+    """Look at every row and load none.
+
+    What only a target's constraints would refuse is not seen, nor which rows would follow others into quarantine.
+    """
+    look = _Looking()
     for held in source.refused():
-        refused[held.table] += 1
-        samples.append(held)
+        look.add(held)
     done = Counter[str]()
+    last: tuple[Table, Key] | None = None
     for job in source.jobs():
         shape = form(job.table)
-        note = _noting(changed, job.table)
         for place, raw in enumerate(source.rows(job)):
-            try:
-                source.check(shape, raw, note)
-            except Refused as why:
-                refused[job.table.name] += 1
-                if len(samples) < SAMPLES:
-                    samples.append(set_aside(shape, job.number, place, raw, why))
             done[job.table.name] += 1
+            noted = Counter[str]()
+            try:
+                key = shape.key(source.check(shape, raw, noting(noted, job.table)))
+                if last == (job.table, key):
+                    raise Refused("constraint", "primary key")
+            except Refused as refused:
+                look.add(set_aside(shape, job.number, place, raw, refused))
+            else:
+                look.changed += noted
+                last = job.table, key
         tell(Progress("check", job.table.name, done[job.table.name], source.count(job.table)))
-    return Looked(refused, samples[:SAMPLES], changed)
+    for table in inventory():
+        for reference in table.references:
+            for place, raw in enumerate(source.orphans(table, reference)):
+                with suppress(Refused):  # which is counted already
+                    row = source.check(form(table), raw, lambda rule, column: None)
+                    where = ", ".join(reference.columns)
+                    if reference.on_delete == "set null":
+                        look.changed[f"set-null: {table.name}.{where}"] += 1
+                    else:
+                        look.add(set_aside(form(table), 0, place, row, Refused("orphan", where)))
+    return Looked(look.refused, look.samples, look.changed)
+
+
+class _Looking:
+    def __init__(self) -> None:
+        self.refused, self.changed, self.samples = Counter[str](), Counter[str](), list[Held]()
+
+    def add(self, held: Held) -> None:
+        self.refused[held.table] += 1
+        if len(self.samples) < SAMPLES:
+            self.samples.append(held)

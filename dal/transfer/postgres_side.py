@@ -123,9 +123,9 @@ class PostgresSide(Side):
     def shown(self, table: Table, column: str) -> str:
         return _shown(column, _kind(table, column))
 
-    def read_where(self, table: Table, where: str, values: Sequence[Any]) -> Iterator[Row]:
+    def read_where(self, table: Table, where: str, values: Sequence[Any], limit: int = -1) -> Iterator[Row]:
         shown = ", ".join(_shown(column.name, column.kind) for column in table.columns)
-        return self._stream(f"select {shown} from {table.name}{where}{self.ordered(table)}", values)
+        return self._stream(f"select {shown} from {table.name}{where}{self.ordered(table, limit)}", values)
 
     def check(self, form: Form, row: Row, note: Note) -> Row:
         return form.from_postgres(row, note)

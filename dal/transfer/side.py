@@ -20,7 +20,7 @@ from dal.core.rows import instant_text
 from dal.core.schema import Schema
 from dal.errors import ConstraintViolated, InvalidState, SchemaError
 from dal.settings import Settings
-from dal.transfer.inventory import Table, inventory
+from dal.transfer.inventory import Reference, Table, inventory
 from dal.transfer.values import Digest, Form, Note, Row, is_clean
 
 Key = list[Any]
@@ -127,8 +127,8 @@ class Side(ABC):
         """The placeholder for a value of this column."""
 
     @abstractmethod
-    def read_where(self, table: Table, where: str, values: Sequence[Any]) -> Iterator[Row]:
-        """The rows as they are stored, in order of their keys; not checked yet."""
+    def read_where(self, table: Table, where: str, values: Sequence[Any], limit: int = -1) -> Iterator[Row]:
+        """The rows as they are stored, in order of their keys; not checked yet. limit: the first so many."""
 
     @abstractmethod
     def place(self) -> object:
@@ -254,9 +254,10 @@ class Side(ABC):
                 values += bound
         return (f" where {' and '.join(conditions)}" if conditions else ""), values
 
-    def ordered(self, table: Table) -> str:
-        """An order by clause, by the key."""
-        return " order by " + ", ".join(self.in_order(table, name) for name in table.key)
+    def ordered(self, table: Table, limit: int = -1) -> str:
+        """An order by clause, by the key; and a limit if there is one."""
+        order = " order by " + ", ".join(self.in_order(table, name) for name in table.key)
+        return order if limit < 0 else f"{order} limit {limit:d}"
 
     # --- the ledger ---
 
@@ -342,6 +343,15 @@ class Side(ABC):
             loaded[batch.table] = loaded.get(batch.table, 0) + batch.loaded
         found = [(table.name, self.count(table), loaded.get(table.name, 0)) for table in inventory()]
         return [f"{name} has {count:,} rows, its ledger {known:,}" for name, count, known in found if count != known]
+
+
+def without_parent(table: Table, reference: Reference) -> str:
+    """A where clause for the rows that refer to one that is not there."""
+    mine = [f"{table.name}.{name}" for name in reference.columns]
+    theirs = [f"parent.{name}" for name in reference.target_columns]
+    present = " and ".join(f"{name} is not null" for name in mine)
+    same = " and ".join(f"{one} = {other}" for one, other in zip(theirs, mine, strict=True))
+    return f" where {present} and not exists (select 1 from {reference.target} parent where {same})"
 
 
 def refuse_columns(side: Side) -> None:

@@ -11,8 +11,8 @@ import msgspec
 
 from dal.errors import Invalid, InvalidState
 from dal.transfer.folder import QUARANTINE, FileEntry, Folder, last_keys
-from dal.transfer.inventory import Table, inventory
-from dal.transfer.side import Batch, Held, Range, Side
+from dal.transfer.inventory import Reference, Table, inventory
+from dal.transfer.side import Batch, Held, Range, Side, without_parent
 from dal.transfer.values import QUARANTINED, Digest, Form, Note, Refused, Row
 
 _decode = msgspec.json.Decoder(list[Any]).decode
@@ -49,6 +49,10 @@ class Source(Protocol):
     def count(self, table: Table) -> int: ...
     def refused(self) -> list[Held]:
         """Rows that the source itself set aside."""
+        ...
+
+    def orphans(self, table: Table, reference: Reference) -> Iterator[Any]:
+        """Rows that refer to one that is not there, as far as the source can tell."""
         ...
 
     def confirm(self) -> None:
@@ -118,6 +122,9 @@ class FolderSource:
             raise ValueError(held.table)
         return held
 
+    def orphans(self, table: Table, reference: Reference) -> Iterator[Any]:
+        return iter(())  # files cannot be asked
+
     def confirm(self) -> None:
         pass
 
@@ -164,6 +171,9 @@ class SideSource:
 
     def refused(self) -> list[Held]:
         return []
+
+    def orphans(self, table: Table, reference: Reference) -> Iterator[Any]:
+        return self.side.read_where(table, without_parent(table, reference), ())
 
     def confirm(self) -> None:
         if self.is_fenced and self.side.standing() != self.standing:

@@ -159,9 +159,9 @@ class SqliteSide(Side):
 
     # --- reading ---
 
-    def read_where(self, table: Table, where: str, values: Sequence[Any]) -> Iterator[Row]:
+    def read_where(self, table: Table, where: str, values: Sequence[Any], limit: int = -1) -> Iterator[Row]:
         names = ", ".join(column.name for column in table.columns)
-        rest = f" from {table.name}{where}{self.ordered(table)}"
+        rest = f" from {table.name}{where}{self.ordered(table, limit)}"
         given = 0
         try:
             for row in self._connection.execute(f"select {names}{rest}", values):

@@ -102,7 +102,7 @@ def json_text(text: Any, column: str, note: Note) -> str:
             return text
     except (msgspec.DecodeError, UnicodeError, ValueError, RecursionError):
         pass
-    return _careful_json_text(text, column, note)
+    return _careful_json_text(text, column, note, lambda value: encode_json(value, column))
 
 
 def jsonb_to_text(text: Any, column: str, note: Note) -> str:
@@ -113,7 +113,7 @@ def jsonb_to_text(text: Any, column: str, note: Note) -> str:
                 return _encode(value).decode()
         except (msgspec.DecodeError, UnicodeError, ValueError, RecursionError):
             pass
-    return _careful_json_text(text, column, note)
+    return _careful_json_text(text, column, note, jsonb_text)
 
 
 def _is_plain(raw: bytes) -> bool:
@@ -125,7 +125,9 @@ def _is_plain(raw: bytes) -> bool:
     )
 
 
-def _careful_json_text(text: str, column: str, note: Note) -> str:
+def _careful_json_text(text: str, column: str, note: Note, spelled: Callable[[float], str]) -> str:
+    """spelled: a number as the origin has it when the data access layer wrote it."""
+
     def note_object(pairs: list[tuple[str, Json]]) -> dict[str, Json]:
         made = dict(pairs)
         if len(made) < len(pairs):
@@ -139,7 +141,7 @@ def _careful_json_text(text: str, column: str, note: Note) -> str:
             raise Refused("json-number", column)
         if value and Decimal(digits) not in (Decimal(repr(value)), Decimal(value)):
             raise Refused("json-number", column)
-        if digits not in (jsonb_text(value), repr(value)) or digits == "-0.0":
+        if digits != spelled(value):
             note("json-spelling", column)
         return value
 

@@ -18,7 +18,7 @@ from dal.transfer import verify as comparing
 from dal.transfer.inventory import Column, Table, inventory
 from dal.transfer.side import Range, Side
 from dal.transfer.values import Refused, form
-from tests.server import Server
+from tests.conftest import SERVERS
 from tests.transfer.conftest import settings_of
 
 
@@ -65,10 +65,12 @@ class Pair:
 
 
 @pytest.fixture(scope="module", params=["sqlite", "postgres"])
-def pair(request: pytest.FixtureRequest, filled: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pair]:
+def pair(
+    request: pytest.FixtureRequest, pytestconfig: pytest.Config, filled: Any, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Pair]:
     folder = tmp_path_factory.mktemp("pair")
     shutil.copy(filled, folder / "source.db")
-    server = Server.of_this_run() if request.param == "postgres" else None
+    server = pytestconfig.stash[SERVERS][0] if request.param == "postgres" else None
     name = f"pair_{secrets.token_hex(6)}"
     target = server.create_database(name) if server else f"sqlite:///{folder / 'target.db'}"
     pair = Pair(f"sqlite:///{folder / 'source.db'}", target)
