@@ -303,6 +303,9 @@ class Server:
         self._admin, self._admin_of = psycopg.connect(self.socket_dsn(), autocommit=True), os.getpid()
         self._admin.execute(statement)
 
+    def __del__(self) -> None:
+        self._part()  # of a named server nobody thinks of closing anything
+
     def _part(self) -> None:
         if self._admin is not None and self._admin_of == os.getpid():
             self._admin.close()

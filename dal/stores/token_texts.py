@@ -80,12 +80,12 @@ class Presented(Struct, frozen=True):
 
 def new_key_id() -> str:
     """A key id that nobody has had: 71 bits at random."""
-    return "".join(secrets.choice(ALPHABET) for _ in range(12))
+    return _base62(secrets.randbelow(62**12), 12)
 
 
 def new_secret() -> bytes:
     """A secret as it stands in a token: 43 characters, 256 bits at random."""
-    return "".join(secrets.choice(ALPHABET) for _ in range(43)).encode()
+    return _base62(secrets.randbelow(62**43), 43).encode()
 
 
 def token_text(kind: Kind, key_id: str, secret: bytes) -> str:
@@ -111,8 +111,12 @@ def is_foreign(text: str) -> bool:
 
 
 def _checksum(body: str) -> str:
-    number, digits = zlib.crc32(body.encode()), ""
-    for _ in range(6):
+    return _base62(zlib.crc32(body.encode()), 6)
+
+
+def _base62(number: int, length: int) -> str:
+    digits = ""
+    for _ in range(length):
         number, digit = divmod(number, 62)
         digits = ALPHABET[digit] + digits
     return digits

@@ -92,10 +92,11 @@ def load(
             _load_all(source, target, transfer, known, workers, tell)
             source.confirm()
         with _Timed(report, "rebuild"):
-            tell(Progress("orphans", "", 0, None))
-            _set_orphans_aside(target, transfer.id)
             tell(Progress("rebuild", "", 0, None))
-            target.rebuild(transfer)
+            if not target.rebuild(transfer.id):
+                tell(Progress("orphans", "", 0, None))
+                _set_orphans_aside(target, transfer.id)
+                target.rebuild(transfer.id)
             target.set_counters()
             target.analyze()
         with _Timed(report, "verify"):

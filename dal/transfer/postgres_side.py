@@ -139,13 +139,14 @@ class PostgresSide(Side):
 
     def digest(self, table: Table, rows: Range) -> Digest:
         where, values = self.within(table, rows)
-        row = self.ask(f"select count(*), {_SUMS} from ({_hashed(table, '', where)}) h", *values)[0]
+        hashed = _hashed(table, f"{_ONCE}, ", where)
+        row = self.ask(f"select count(*), {_SUMS} from ({hashed}) h", *values)[0]
         return Digest().plus(row[0], int(row[1] or 0), int(row[2] or 0))
 
     def row_digests(self, table: Table, rows: Range) -> Iterator[tuple[Key, Digest]]:
         where, values = self.within(table, rows)
         key = "".join(f"{self.shown(table, name)}, " for name in table.key)
-        for row in self._stream(_hashed(table, key, where + self.ordered(table)), values):
+        for row in self._stream(_hashed(table, key, where) + self.ordered(table), values):
             yield list(row[:-1]), Digest(1, int(row[-1][:16], 16), int(row[-1][16:32], 16))
 
     def load(self, form: Form, rows: Iterator[Row]) -> None:
@@ -193,6 +194,9 @@ class PostgresSide(Side):
             *(definition for _, definition in indexes),
             *(f"alter table {table} add constraint {name} {definition}" for table, name, definition in keys),
         ]
+
+    def references_hold(self) -> bool:
+        return True  # a foreign key that is there was checked when it was made
 
     def set_counters(self) -> None:
         for table in inventory():
@@ -250,22 +254,22 @@ def _copy(table: Table) -> bytes:
     return f"copy {table.name} ({names}) from stdin (format binary)".encode()
 
 
+# A subquery with a volatile function in its list is not taken apart by the planner, which would write what it computes
+# wherever it is used, and compute it there each time. One with OFFSET 0 is not, either, but keeps parallel workers off.
+_ONCE = "clock_timestamp() as once"
 _SUMS = ", ".join(f"sum(('x' || substr(h.hash, {at}, 16))::bit(64)::bigint)" for at in (1, 17))
 
 
-def _hashed(table: Table, key: str, rest: str) -> str:
-    """A query for ``key`` and the SHA-256 of each row's canonical encoding, in hex: that of dal.digests.canonical.
-
-    What is long to write is written once, in a subquery that the planner does not take apart.
-    """
-    spelled, once = [], []
+def _hashed(table: Table, key: str, where: str) -> str:
+    """A query for ``key`` and the SHA-256 of each row's canonical encoding, in hex: that of dal.digests.canonical."""
+    spelled, texts = [], [_ONCE]
     for column in table.columns:
         c = column.name
         if column.kind == "json":
-            once.append(f"{c}::text as {c}_text")
+            texts.append(f"{c}::text as {c}_text")
         elif column.kind == "timestamptz":
             micros = f"(extract(epoch from {c}) * 1000000)::bigint::text"
-            once.append(f"case when isfinite({c}) then {micros} when {c} is not null then 'none' end as {c}_text")
+            texts.append(f"case when isfinite({c}) then {micros} when {c} is not null then 'none' end as {c}_text")
         written = {
             "uuid": f"'32:' || replace({c}::text, '-', '')",
             "text": f"octet_length({c}) || ':' || {c}",
@@ -275,6 +279,8 @@ def _hashed(table: Table, key: str, rest: str) -> str:
             "bytes": f"2 * octet_length({c}) || ':' || encode({c}, 'hex')",
         }.get(column.kind, f"octet_length({c}_text) || ':' || {c}_text")
         spelled.append(f"coalesce({written}, '~')" if column.nullable else f"({written})")
-    lateral = f" cross join lateral (select {', '.join(once)} offset 0) once" if once else ""
+    names = ", ".join(column.name for column in table.columns)
     hashed = f"encode(sha256(convert_to({' || '.join(spelled)}, 'UTF8')), 'hex')"
-    return f"select {key}{hashed} as hash from {table.name}{lateral}{rest}"
+    return (
+        f"select {key}{hashed} as hash from (select {names}, {', '.join(texts)} from {table.name}{where}) {table.name}"
+    )

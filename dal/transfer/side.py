@@ -18,7 +18,7 @@ from typing import Any, Literal, NamedTuple
 
 from dal.core.rows import instant_text
 from dal.core.schema import Schema
-from dal.errors import InvalidState, SchemaError
+from dal.errors import ConstraintViolated, InvalidState, SchemaError
 from dal.settings import Settings
 from dal.transfer.inventory import Reference, Table, inventory
 from dal.transfer.values import Digest, Form, Note, Row, is_clean
@@ -163,6 +163,10 @@ class Side(ABC):
     @abstractmethod
     def drop_for_load(self) -> list[str]:
         """Drop what loading goes better without; the statements that make it again."""
+
+    @abstractmethod
+    def references_hold(self) -> bool:
+        """Whether what every foreign key refers to is there; the keys themselves are there already."""
 
     @abstractmethod
     def set_counters(self) -> None:
@@ -321,13 +325,18 @@ class Side(ABC):
                 *(state, self.now(), transfer_id, "done"),
             )
 
-    def rebuild(self, transfer: Transfer) -> None:
-        """Make again what was dropped for the load, a statement a transaction."""
-        left: list[str] = json.loads(transfer.rebuild)
-        while left:
-            with self.writing():
-                self.ask(left.pop(0))
-                self.ask("update dal_transfers set rebuild = ? where id = ?", json.dumps(left), transfer.id)
+    def rebuild(self, transfer_id: str) -> bool:
+        """Make again what was dropped for the load, a statement a transaction; whether every reference holds, too."""
+        [[dropped]] = self.ask("select cast(rebuild as text) from dal_transfers where id = ?", transfer_id)
+        left: list[str] = json.loads(dropped)
+        try:
+            while left:
+                with self.writing():
+                    self.ask(left.pop(0))
+                    self.ask("update dal_transfers set rebuild = ? where id = ?", json.dumps(left), transfer_id)
+        except ConstraintViolated:  # a foreign key could not be made
+            return False
+        return self.references_hold()
 
     def unexplained(self, transfer_id: str | None) -> list[str]:
         """Tables whose rows are not as many as the ledger says, in words."""

@@ -229,6 +229,9 @@ class SqliteSide(Side):
     def drop_for_load(self) -> list[str]:
         return []
 
+    def references_hold(self) -> bool:
+        return not self.ask("select 1 from pragma_foreign_key_check limit 1")
+
     def set_counters(self) -> None:
         pass  # the next number is one more than the largest there is
 

@@ -120,7 +120,7 @@ def _is_plain(raw: bytes) -> bool:
     return (
         len(raw) <= MAX_JSON_BYTES
         and raw.count(b"{") + raw.count(b"[") < _DEPTH
-        and b"\\u" not in raw
+        and (b"\\" not in raw or b"\\u" not in raw)
         and _LONG not in raw.translate(_DIGITS)
     )
 

@@ -162,7 +162,7 @@ def test_it_waits_for_a_transaction_that_is_writing(url: str) -> None:
 def test_a_database_that_is_half_loaded_keeps_its_fence(day: str, dialect: Dialect, make_database: Any) -> None:
     target = make_database(dialect)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("dal.transfer.loading._set_orphans_aside", _stop)
+        patch.setattr("dal.transfer.loading._compare", _stop)
         with pytest.raises(KeyboardInterrupt):
             moving.move(settings_of(day), settings_of(target))
     with pytest.raises(dal.InvalidState, match="has not finished loading it"):
