@@ -95,6 +95,7 @@ def load(
             tell(Progress("rebuild", "", 0, None))
             if not target.rebuild(transfer.id):
                 tell(Progress("orphans", "", 0, None))
+                target.part_references(transfer.id)
                 _set_orphans_aside(target, transfer.id)
                 target.rebuild(transfer.id)
             target.set_counters()

@@ -175,25 +175,25 @@ class PostgresSide(Side):
         pass  # its indexes are kept by the server
 
     def drop_for_load(self) -> list[str]:
-        names = [table.name for table in inventory()]
-        keys = self.ask(
-            "select c.conrelid::regclass::text, quote_ident(c.conname), pg_get_constraintdef(c.oid) "
-            "from pg_constraint c where c.contype = 'f' and c.conrelid = any(?::regclass[]) order by 1, 2",
-            names,
-        )
+        references = self.drop_references()
         indexes = self.ask(
             "select i.indexrelid::regclass::text, pg_get_indexdef(i.indexrelid) from pg_index i "
             "where i.indrelid = any(?::regclass[]) and not i.indisunique order by 1",
-            names,
+            [table.name for table in inventory()],
+        )
+        for name, _ in indexes:
+            self.ask(f"drop index {name}")
+        return [*(definition for _, definition in indexes), *references]
+
+    def drop_references(self) -> list[str]:
+        keys = self.ask(
+            "select c.conrelid::regclass::text, quote_ident(c.conname), pg_get_constraintdef(c.oid) "
+            "from pg_constraint c where c.contype = 'f' and c.conrelid = any(?::regclass[]) order by 1, 2",
+            [table.name for table in inventory()],
         )
         for table, name, _ in keys:
             self.ask(f"alter table {table} drop constraint {name}")
-        for name, _ in indexes:
-            self.ask(f"drop index {name}")
-        return [
-            *(definition for _, definition in indexes),
-            *(f"alter table {table} add constraint {name} {definition}" for table, name, definition in keys),
-        ]
+        return [f"alter table {table} add constraint {name} {definition}" for table, name, definition in keys]
 
     def references_hold(self) -> bool:
         return True  # a foreign key that is there was checked when it was made

@@ -18,7 +18,7 @@ from typing import Any, Literal, NamedTuple
 
 from dal.core.rows import instant_text
 from dal.core.schema import Schema
-from dal.errors import ConstraintViolated, InvalidState, SchemaError
+from dal.errors import ConstraintViolated, Invalid, InvalidState, SchemaError
 from dal.settings import Settings
 from dal.transfer.inventory import Reference, Table, inventory
 from dal.transfer.values import Digest, Form, Note, Row, is_clean
@@ -163,6 +163,10 @@ class Side(ABC):
     @abstractmethod
     def drop_for_load(self) -> list[str]:
         """Drop what loading goes better without; the statements that make it again."""
+
+    @abstractmethod
+    def drop_references(self) -> list[str]:
+        """Drop the foreign keys that cannot be set aside otherwise; the statements that make them again."""
 
     @abstractmethod
     def references_hold(self) -> bool:
@@ -331,12 +335,31 @@ class Side(ABC):
         left: list[str] = json.loads(dropped)
         try:
             while left:
+                statement = left.pop(0)
                 with self.writing():
-                    self.ask(left.pop(0))
+                    self._rebuild_one(statement)
                     self.ask("update dal_transfers set rebuild = ? where id = ?", json.dumps(left), transfer_id)
         except ConstraintViolated:  # a foreign key could not be made
             return False
         return self.references_hold()
+
+    def _rebuild_one(self, statement: str) -> None:
+        try:
+            self.ask(statement)
+        except Invalid as error:
+            raise InvalidState(
+                f"a row that was loaded does not fit into an index: {error}, in {statement}: mend the source, and use "
+                "an empty database",
+                found="loading",
+            ) from error
+
+    def part_references(self, transfer_id: str) -> None:
+        """Drop the foreign keys that were made again already: they would take rows along that the ledger has."""
+        with self.writing():
+            made = self.drop_references()
+            [[left]] = self.ask("select cast(rebuild as text) from dal_transfers where id = ?", transfer_id)
+            rebuild = json.dumps([*made, *json.loads(left)])
+            self.ask("update dal_transfers set rebuild = ? where id = ?", rebuild, transfer_id)
 
     def unexplained(self, transfer_id: str | None) -> list[str]:
         """Tables whose rows are not as many as the ledger says, in words."""

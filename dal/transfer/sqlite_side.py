@@ -229,6 +229,9 @@ class SqliteSide(Side):
     def drop_for_load(self) -> list[str]:
         return []
 
+    def drop_references(self) -> list[str]:
+        return []  # whoever is writing keeps none
+
     def references_hold(self) -> bool:
         return not self.ask("select 1 from pragma_foreign_key_check limit 1")
 
