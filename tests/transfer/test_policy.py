@@ -160,7 +160,6 @@ document(80, "a byte order mark before JSON", "\ufeff{}", "json")
 document(80, "JSON as a BLOB", b"{}", "type")
 document(80, "JSON nested 201 deep", "[" * 201 + "]" * 201, "json-depth", TAKES)
 document(80, "JSON nested 200 deep", "[" * 200 + "]" * 200, "", TAKES)
-document(80, "16 MiB and a byte of JSON", '"' + "x" * (16 * 2**20 - 1) + '"', "json-size", TAKES)
 document(80, "`1.10`, `1e5` and `-0.0` in JSON", "[1.10,1e5,-0.0]", "json-spelling", TAKES)
 document(80, "`null` in JSON, which is not the null of SQL", "null", "", TAKES)
 one(81, "2^31 + 1", "", TAKES, step_count=2**31 + 1)
@@ -174,7 +173,8 @@ one(82, "an empty key", "!constraint", execution_id="")
 one(82, "a key of 129 letters", "!constraint", execution_id="k" * 129)
 one(82, "a status that is none", "!constraint", status="paused")
 one(82, "a digest of a token that is too short", "!constraint", table="service_tokens", secret_hash=b"short")
-VALUES = len(CASES)
+VALUES = len(CASES)  # behind these come cases that are loaded each by itself
+document(80, "16 MiB and a byte of JSON", '"' + "x" * (16 * 2**20 - 1) + '"', "json-size", TAKES)
 
 
 # --- rows beside rows -------------------------------------------------------------------------------------------------
