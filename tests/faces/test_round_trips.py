@@ -195,6 +195,8 @@ def chat(db: Dal[Sync], call: Account) -> None:
     call("chat.search", partial(of.search, "ann", "words"))
     call("chat.save_attachment", partial(of.save_attachment, "ann", file, thread_id=thread, **about))
     call("chat.get_attachment", partial(of.get_attachment, "ann", file))
+    call("chat.update_attachment", partial(of.update_attachment, "ann", file, details={}, storage_path="a"))
+    call("chat.list_stored_attachments", of.list_stored_attachments)
     call("chat.delete_attachment", partial(of.delete_attachment, "ann", file))
     call("chat.delete_item", partial(of.delete_item, "ann", thread, item))
     call("chat.delete_thread", partial(of.delete_thread, "ann", thread))

@@ -26,12 +26,12 @@ import dal
 from dal import (
     Async,
     Closed,
-    ConstraintViolated,
     Dal,
     DalError,
     DiskFull,
     HandleTaken,
     Overloaded,
+    ReadOnly,
     Settings,
     Sync,
     Unavailable,
@@ -163,7 +163,7 @@ def test_a_write_that_fails_undoes_itself_alone(make_db: Callable[..., Dal[Sync]
     before = figure(db, "commits")
     with held(db) as line:
         calls = [line.join(create(db, name)) for name in ("one", "bad", "three", "bad", "five")]
-    assert outcomes(calls) == ["one", ConstraintViolated, "three", ConstraintViolated, "five"]
+    assert outcomes(calls) == ["one", ReadOnly, "three", ReadOnly, "five"]
     assert names(db) == ["one", "three", "five"]
     assert figure(db, "commits") == before + 1
     assert [len(db.workflows.events(flow.id).items) for flow in db.workflows.list().items] == [1, 1, 1]
@@ -183,7 +183,7 @@ def test_a_group_of_failures_commits_nothing(make_db: Callable[..., Dal[Sync]]) 
     before = figure(db, "commits")
     with held(db) as line:
         calls = [line.join(create(db, "bad")) for _ in range(3)]
-    assert outcomes(calls) == [ConstraintViolated] * 3
+    assert outcomes(calls) == [ReadOnly] * 3
     assert figure(db, "commits") == before
     assert names(db) == []
 
@@ -199,7 +199,7 @@ def test_a_write_that_takes_the_transaction_with_it_costs_the_others_only_their_
     wanted[bad] = "bad"
     with held(db) as line:
         calls = [line.join(create(db, name)) for name in wanted]
-    assert outcomes(calls) == [ConstraintViolated if name == "bad" else name for name in wanted]
+    assert outcomes(calls) == [ReadOnly if name == "bad" else name for name in wanted]
     assert names(db) == [name for name in wanted if name != "bad"]
     assert figure(db, "commits") == before + 4, "each by itself"
     assert {len(db.workflows.events(flow.id).items) for flow in db.workflows.list().items} == {1}

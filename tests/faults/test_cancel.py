@@ -348,6 +348,11 @@ CASES: dict[str, tuple[Callable[[Ground], Awaitable[object]] | None, Callable[[G
     "chat.delete_item": (said, lambda g: g.db.chat.delete_item(str(g.workflow), str(g.workflow), str(g.workflow))),
     "chat.save_attachment": (None, attached),
     "chat.get_attachment": (said, lambda g: g.db.chat.get_attachment(str(g.workflow), str(g.workflow))),
+    "chat.update_attachment": (
+        said,
+        lambda g: g.db.chat.update_attachment(str(g.workflow), str(g.workflow), details={}, storage_path="a"),
+    ),
+    "chat.list_stored_attachments": (said, lambda g: g.db.chat.list_stored_attachments()),
     "chat.delete_attachment": (said, lambda g: g.db.chat.delete_attachment(str(g.workflow), str(g.workflow))),
     "chat.search": (said, lambda g: g.db.chat.search(str(g.workflow), "word")),
     "chat.prune": (None, lambda g: g.db.chat.prune(datetime(2001, 1, 1, tzinfo=UTC))),
