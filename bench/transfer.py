@@ -135,19 +135,18 @@ def by_psql(url: str, source: Path, text: Path) -> float:
 
 
 def by_dal(command: Sequence[str], source: Path, verified: bool) -> tuple[float, dict[str, Any], float, float]:
-    """Seconds of a command on its own, what it reported, the most memory it had in MiB, and seconds of dal verify."""
+    """Seconds of a command on its own, what it reported, MiB, and seconds of dal verify.
+
+    MiB: the most memory that it and each process it began ever had, added up.
+    """
     begun = time.monotonic()
     process = subprocess.Popen([sys.executable, "-m", "dal", *command, "--json"], stdout=subprocess.PIPE)
-    most = 0
+    most: dict[int, int] = {}
 
     def watch() -> None:
-        nonlocal most
         while process.poll() is None:
-            try:
-                status = Path(f"/proc/{process.pid}/status").read_text()
-            except OSError:
-                return
-            most = max([most, *(int(line.split()[1]) for line in status.splitlines() if line.startswith("VmHWM"))])
+            for number in [process.pid, *_children(process.pid)]:
+                most[number] = max(most.get(number, 0), _most_memory(number))
             time.sleep(0.1)
 
     thread = threading.Thread(target=watch, daemon=True)
@@ -166,7 +165,23 @@ def by_dal(command: Sequence[str], source: Path, verified: bool) -> tuple[float,
             stdout=subprocess.DEVNULL,
         )
         checked = time.monotonic() - begun
-    return spent, json.loads(output), most / 1024, checked
+    return spent, json.loads(output), sum(most.values()) / 1024, checked
+
+
+def _children(parent: int) -> list[int]:
+    try:
+        return [int(word) for word in Path(f"/proc/{parent}/task/{parent}/children").read_text().split()]
+    except OSError:  # it has ended, or this is no Linux
+        return []
+
+
+def _most_memory(process: int) -> int:
+    """KiB; 0 of one that has ended."""
+    try:
+        status = Path(f"/proc/{process}/status").read_text()
+    except OSError:
+        return 0
+    return next((int(line.split()[1]) for line in status.splitlines() if line.startswith("VmHWM")), 0)
 
 
 def main(arguments: Sequence[str]) -> int:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -19,7 +18,7 @@ from dal.settings import Settings
 from dal.terminal import AsJson, Url, print_json
 from dal.transfer import moving
 from dal.transfer.folder import zstandard
-from dal.transfer.loading import Difference, Looked, Progress, Report, Tell
+from dal.transfer.loading import Difference, Looked, Progress, Report, Tell, collect_seldom
 from dal.transfer.side import Held, Standing
 from dal.transfer.values import CHANGED, QUARANTINED
 
@@ -40,8 +39,12 @@ Accept = Annotated[
     ),
 ]
 Workers = Annotated[
-    int, typer.Option("--workers", metavar="N", min=1, max=64, help="Connections that load into PostgreSQL at once.")
-]
+    int | None,
+    typer.Option(
+        "--workers", metavar="N", min=1, max=64,
+        help="Processes that load into PostgreSQL at once; by default 2, or 1 for few rows.",
+    ),
+]  # fmt: skip
 DryRun = Annotated[
     bool, typer.Option("--dry-run", help="Look at every row, write nothing, and say what would not pass.")
 ]
@@ -54,12 +57,6 @@ def add_to(app: typer.Typer) -> None:
     app.command("move")(move)
     app.command("verify")(verify)
     app.add_typer(fence_app, name="fence")
-
-
-def _collect_seldom() -> None:
-    """Rows come and go by the million and never in circles: looking for circles took a tenth of a load."""
-    gc.freeze()
-    gc.set_threshold(100_000)
 
 
 @contextmanager
@@ -135,7 +132,7 @@ def import_(
     url: Url = None,
     dry_run: DryRun = False,
     accept: Accept = 0,
-    workers: Workers = 2,
+    workers: Workers = None,
     as_json: AsJson = False,
 ) -> None:
     """Load an export into an empty database, of either dialect, and check that it is the same.
@@ -147,7 +144,7 @@ def import_(
         with _shown(as_json) as tell:
             found = moving.check_export(folder, tell=tell)
         _end_dry(found, as_json)
-    _collect_seldom()
+    collect_seldom()
     with _shown(as_json) as tell:
         report = moving.import_from(folder, Settings.load(url), accept=accept, workers=workers, tell=tell)
     _end(report, accept, as_json)
@@ -162,7 +159,7 @@ def move(
     fence: Annotated[
         bool, typer.Option("--fence/--no-fence", help="Let the source refuse writes, from now on.")
     ] = True,
-    workers: Workers = 2,
+    workers: Workers = None,
     as_json: AsJson = False,
 ) -> None:
     """Load one database into another, without files between, and check that it is the same.
@@ -175,7 +172,7 @@ def move(
         with _shown(as_json) as tell:
             found = moving.check_move(one, tell=tell)
         _end_dry(found, as_json)
-    _collect_seldom()
+    collect_seldom()
     with _shown(as_json) as tell:
         report = moving.move(one, other, size=batch_rows, accept=accept, fence=fence, workers=workers, tell=tell)
     _end(report, accept, as_json)

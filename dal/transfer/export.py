@@ -163,12 +163,13 @@ def _note(work: Path, batch: _Written) -> None:
 def _write(reader: Side, folder: Path, name: str, number: int, bounds: Range, packed: bool) -> _Written:
     table = next(table for table in inventory() if table.name == name)
     shape, summing, held, changed = form(table), Summing(), list[Held](), Counter[str]()
+    check = reader.checker(shape)
     last: Row | None = None
     with batch_file(folder, name, number, packed=packed) as (file_name, sums, file):
         for place, raw in enumerate(reader.read(table, bounds)):
             noted = Counter[str]()
             try:
-                row = reader.check(shape, raw, noting(noted, table))
+                row = check(raw, noting(noted, table))
             except Refused as refused:
                 held.append(set_aside(shape, number, place, raw, refused))
                 continue

@@ -6,11 +6,10 @@ that its ledger does not explain is refused. While it is loaded the target takes
 
 from __future__ import annotations
 
-import queue
-import threading
+import gc
 from collections import Counter
-from collections.abc import Callable, Iterator
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field
 from time import monotonic
 from typing import Any, NamedTuple
@@ -21,8 +20,10 @@ from dal.transfer.inventory import Reference, Table, inventory
 from dal.transfer.side import Batch, Held, Key, Range, Side, State, Transfer, without_parent
 from dal.transfer.sources import Job, Source, changes, tally
 from dal.transfer.values import BadText, Digest, Form, Note, Refused, Row, Summing, form, key_text, raw_hex
+from dal.transfer.workers import can_be_shared, share
 
 SAMPLES = 20  # rows that a report names
+_WORTH_IT = 50_000  # rows, that take longer than two processes need to start
 
 
 class Progress(NamedTuple):
@@ -73,12 +74,13 @@ class Report:
 
 
 def load(
-    source: Source, target: Side, *, accept: int = 0, workers: int = 1, tell: Tell = lambda progress: None
+    source: Source, target: Side, *, accept: int = 0, workers: int | None = 1, tell: Tell = lambda progress: None
 ) -> Report:
     """Load a source, or go on with it. accept: as many quarantined rows as are accepted, exactly.
 
-    workers: threads, each with a connection; more than one only where the target takes several writers. Raises
-    InvalidState for a target that is not empty and not explained, Invalid for a damaged export, Unavailable.
+    workers: processes, each with a connection; more than one only where the target takes several writers. None: two,
+    if there is enough to load that starting them pays. Raises InvalidState for a target that is not empty and not
+    explained, Invalid for a damaged export, Unavailable.
     """
     target.schema().require()
     with target.alone():
@@ -172,61 +174,48 @@ def _load_all(
     target: Side,
     transfer: Transfer,
     known: set[tuple[str, int]],
-    workers: int,
+    workers: int | None,
     tell: Tell,
 ) -> None:
     _note_refused(source, target, transfer.id, known)
-    waiting: queue.SimpleQueue[Job] = queue.SimpleQueue()
+    jobs = [job for job in source.jobs() if (job.table.name, job.number) not in known]
     done = Counter[str]()
-    for job in source.jobs():
-        if (job.table.name, job.number) not in known:
-            waiting.put(job)
     for batch in target.batches(transfer.id):
         done[batch.table] += batch.loaded + batch.quarantined
     totals = {table.name: source.count(table) for table in inventory()}
-    stop = threading.Event()
-    faults: list[BaseException] = []
-    lock = threading.Lock()
+    if workers is None:
+        workers = 2 if sum(totals.values()) - done.total() > _WORTH_IT else 1
+    for batch in _batches(source, target, transfer.id, jobs, workers):
+        done[batch.table] += batch.loaded + batch.quarantined
+        tell(Progress("load", batch.table, done[batch.table], totals[batch.table]))
 
-    def work(mine: Source, into: Side) -> None:
-        loader = _Loader(mine, into, transfer.id)
-        while not stop.is_set():
-            try:
-                job = waiting.get_nowait()
-            except queue.Empty:
-                break
-            batch = loader.load(job)
-            with lock:
-                done[batch.table] += batch.loaded + batch.quarantined
-                tell(Progress("load", batch.table, done[batch.table], totals[batch.table]))
 
-    def work_beside() -> None:
-        try:
-            mine, into = source.another(), target.another()
-            try:
-                work(mine, into)
-            finally:
-                into.close()
-                mine.close()
-        except BaseException as error:
-            faults.append(error)
-            stop.set()
+def _batches(source: Source, target: Side, transfer_id: str, jobs: Sequence[Job], workers: int) -> Iterator[Batch]:
+    shared = _Loading(source.reopening, target.reopening, transfer_id)
+    if workers > 1 and can_be_shared(shared):
+        yield from share(shared, jobs, workers)
+    else:
+        yield from map(_Loader(source, target, transfer_id).load, jobs)
 
-    threads = [threading.Thread(target=work_beside, daemon=True) for _ in range(workers if workers > 1 else 0)]
-    for thread in threads:
-        thread.start()
-    try:
-        if not threads:
-            work(source, target)
-        for thread in threads:
-            while thread.is_alive():  # in turns, so that Ctrl-C is heard
-                thread.join(0.2)
-    finally:
-        stop.set()
-        for thread in threads:
-            thread.join()
-    if faults:
-        raise faults[0]
+
+class _Loading(NamedTuple):
+    """What a process does that loads beside others."""
+
+    source: Callable[[], Source]
+    target: Callable[[], Side]
+    transfer_id: str
+
+    @contextmanager
+    def opened(self) -> Iterator[Callable[[Job], Batch]]:
+        collect_seldom()
+        with closing(self.source()) as source, self.target() as target, target.beside():
+            yield _Loader(source, target, self.transfer_id).load
+
+
+def collect_seldom() -> None:
+    """Rows come and go by the million and never in circles: looking for circles took a tenth of a load."""
+    gc.freeze()
+    gc.set_threshold(100_000)
 
 
 def _note_refused(source: Source, target: Side, transfer_id: str, known: set[tuple[str, int]]) -> None:
@@ -268,6 +257,7 @@ class _Loader:
 
     def _one_by_one(self, job: Job) -> Batch:
         shape, target, summing = form(job.table), self._target, Summing()
+        check = self._source.checker(shape)
         held: list[Held] = []
         first = last = None
         changed = Counter[str]()
@@ -275,7 +265,7 @@ class _Loader:
             for place, raw in enumerate(self._source.rows(job)):
                 noted = Counter[str]()
                 try:
-                    row = self._source.check(shape, raw, noting(noted, job.table))
+                    row = check(raw, noting(noted, job.table))
                     target.load_one(shape, row)
                 except Refused as refused:
                     held.append(set_aside(shape, job.number, place, raw, refused))
@@ -311,12 +301,12 @@ class _Checked:
         self._source, self._job, self._note = source, job, note
 
     def __iter__(self) -> Iterator[Row]:
-        check, shape, note = self._source.check, self.form, self._note
+        check, shape, note = self._source.checker(self.form), self.form, self._note
         canonical = None if self._job.digest else shape.canonical
         add = self.summing.add
         row: Row | None = None
         for raw in self._source.rows(self._job):
-            row = check(shape, raw, note)
+            row = check(raw, note)
             if canonical:
                 add(canonical(row))
             if not self.count:
@@ -361,7 +351,7 @@ def _orphans(target: Side, transfer_id: str, table: Table, reference: Reference)
     with target.writing():
         number = min([0, *(batch.number for batch in target.batches(transfer_id) if batch.table == table.name)]) - 1
         for place, raw in enumerate(list(target.read_where(table, where, (), limit=500))):
-            row = target.check(shape, raw, lambda rule, column: None)
+            row = target.checker(shape)(raw, lambda rule, column: None)
             digest = digest.minus(Digest.of(shape.canonical(row)))
             key = shape.key(row)
             place_of = " and ".join(f"{name} = {target.bound(table, name)}" for name in table.key)
@@ -410,7 +400,7 @@ def _differences(source: Source, target: Side, table: Table, report: Report) -> 
     def digests(job: Job) -> Iterator[tuple[Key, Digest]]:
         for raw in source.rows(job):
             with suppress(Refused):
-                row = source.check(shape, raw, lambda rule, column: None)
+                row = source.checker(shape)(raw, lambda rule, column: None)
                 yield shape.key(row), Digest.of(shape.canonical(row))
 
     for job in source.jobs():
@@ -487,11 +477,12 @@ def check_all(source: Source, tell: Tell = lambda progress: None) -> Looked:
     last: tuple[Table, Key] | None = None
     for job in source.jobs():
         shape = form(job.table)
+        check = source.checker(shape)
         for place, raw in enumerate(source.rows(job)):
             done[job.table.name] += 1
             noted = Counter[str]()
             try:
-                key = shape.key(source.check(shape, raw, noting(noted, job.table)))
+                key = shape.key(check(raw, noting(noted, job.table)))
                 if last == (job.table, key):
                     raise Refused("constraint", "primary key")
             except Refused as refused:
@@ -504,7 +495,7 @@ def check_all(source: Source, tell: Tell = lambda progress: None) -> Looked:
         for reference in table.references:
             for place, raw in enumerate(source.orphans(table, reference)):
                 with suppress(Refused):  # which is counted already
-                    row = source.check(form(table), raw, lambda rule, column: None)
+                    row = source.checker(form(table))(raw, lambda rule, column: None)
                     where = ", ".join(reference.columns)
                     if reference.on_delete == "set null":
                         look.changed[f"set-null: {table.name}.{where}"] += 1

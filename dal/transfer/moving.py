@@ -59,7 +59,7 @@ def _source(settings: Settings, clock: Clock) -> Side:
     return side
 
 
-def _workers(target: Side, wanted: int) -> int:
+def _workers(target: Side, wanted: int | None) -> int | None:
     return wanted if target.dialect == "postgres" else 1  # SQLite has one writer
 
 
@@ -79,7 +79,13 @@ def export_to(
 
 
 def import_from(
-    folder: Path, settings: Settings, *, accept: int = 0, workers: int = 2, clock: Clock = utc_now, tell: Tell = _quiet
+    folder: Path,
+    settings: Settings,
+    *,
+    accept: int = 0,
+    workers: int | None = None,
+    clock: Clock = utc_now,
+    tell: Tell = _quiet,
 ) -> Report:
     """Load an export into a database, or go on with it. See loading.load."""
     source = FolderSource(Folder(folder))
@@ -112,7 +118,7 @@ def _moving(source: Side, target: Side, name: str, to: str, size: int, fenced: b
 
 def move(
     source: Settings, target: Settings, *, size: int = BATCH_ROWS, accept: int = 0, fence: bool = True,
-    workers: int = 2, clock: Clock = utc_now, tell: Tell = _quiet,
+    workers: int | None = None, clock: Clock = utc_now, tell: Tell = _quiet,
 ) -> Report:  # fmt: skip
     """Load one database into another, or go on with it, without files between. See loading.load.
 

@@ -6,6 +6,7 @@ from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
+from time import monotonic, sleep
 from typing import Any
 
 import psycopg
@@ -19,11 +20,13 @@ from dal.errors import FENCED, CorruptDatabase, InvalidState, Unavailable
 from dal.settings import Settings
 from dal.transfer.inventory import Table, inventory
 from dal.transfer.side import Key, Range, Side
-from dal.transfer.values import Digest, Form, Note, Refused, Row
+from dal.transfer.values import Checker, Digest, Form, Refused, Row
 
 _HEADER = b"PGCOPY\n\xff\r\n\0" + bytes(8)
 _CHUNK = 256 * 1024
 _RUNNER = 0x64616D6F  # "damo": one process loads at a time
+_HELPER = 0x64616D68  # "damh": and those that load for it
+_PATIENCE = 30.0  # seconds
 # The row or a value of it: classes 22 and 23, and what is too large for an index or too deep for a parser.
 _OF_A_ROW = ("22", "23", "54")
 
@@ -48,9 +51,6 @@ class PostgresSide(Side):
         except BaseException:
             self._connection.close()
             raise
-
-    def another(self) -> PostgresSide:
-        return PostgresSide(self.settings, self.clock)
 
     def close(self) -> None:
         self._connection.close()
@@ -108,10 +108,25 @@ class PostgresSide(Side):
         if not self.ask(f"select pg_try_advisory_lock({_RUNNER})")[0][0]:
             raise InvalidState("another process is loading into this database", found="loading")
         try:
+            self._await_helpers()
             yield
         finally:
             if not self._connection.closed:
                 self.ask(f"select pg_advisory_unlock({_RUNNER})")
+
+    def _await_helpers(self) -> None:
+        """Those of a process that was killed do not outlast the batch they are at."""
+        until = monotonic() + _PATIENCE
+        while not self.ask(f"select pg_try_advisory_lock({_HELPER})")[0][0]:
+            if monotonic() > until:
+                raise InvalidState("another process is still loading into this database", found="loading")
+            sleep(0.05)
+        self.ask(f"select pg_advisory_unlock({_HELPER})")
+
+    @contextmanager
+    def beside(self) -> Iterator[None]:
+        self.ask(f"select pg_advisory_lock_shared({_HELPER})")
+        yield  # until the connection is closed
 
     def in_order(self, table: Table, column: str) -> str:
         return f'{column} collate "C"' if _kind(table, column) == "text" else column
@@ -127,8 +142,8 @@ class PostgresSide(Side):
         shown = ", ".join(_shown(column.name, column.kind) for column in table.columns)
         return self._stream(f"select {shown} from {table.name}{where}{self.ordered(table, limit)}", values)
 
-    def check(self, form: Form, row: Row, note: Note) -> Row:
-        return form.from_postgres(row, note)
+    def checker(self, form: Form) -> Checker:
+        return form.from_postgres
 
     def _stream(self, sql: str, values: Sequence[Any]) -> Generator[Any, None, None]:
         try:
@@ -147,7 +162,7 @@ class PostgresSide(Side):
         where, values = self.within(table, rows)
         key = "".join(f"{self.shown(table, name)}, " for name in table.key)
         for row in self._stream(_hashed(table, key, where) + self.ordered(table), values):
-            yield list(row[:-1]), Digest(1, int(row[-1][:16], 16), int(row[-1][16:32], 16))
+            yield list(row[:-1]), Digest.of_hash(row[-1])
 
     def load(self, form: Form, rows: Iterator[Row]) -> None:
         packed = form.packed
@@ -257,11 +272,12 @@ def _copy(table: Table) -> bytes:
 # A subquery with a volatile function in its list is not taken apart by the planner, which would write what it computes
 # wherever it is used, and compute it there each time. One with OFFSET 0 is not, either, but keeps parallel workers off.
 _ONCE = "clock_timestamp() as once"
-_SUMS = ", ".join(f"sum(('x' || substr(h.hash, {at}, 16))::bit(64)::bigint)" for at in (1, 17))
+# Of bytes, not of their hex: in text PostgreSQL looks for where each character begins.
+_SUMS = ", ".join(f"sum(('x' || encode(substr(h.hash, {at}, 8), 'hex'))::bit(64)::bigint)" for at in (1, 9))
 
 
 def _hashed(table: Table, key: str, where: str) -> str:
-    """A query for ``key`` and the SHA-256 of each row's canonical encoding, in hex: that of dal.digests.canonical."""
+    """A query for ``key`` and the SHA-256 of each row's canonical encoding: that of dal.digests.canonical."""
     spelled, texts = [], [_ONCE]
     for column in table.columns:
         c = column.name
@@ -278,9 +294,10 @@ def _hashed(table: Table, key: str, where: str) -> str:
             "bool": f"case when {c} then '1:t' when not {c} then '1:f' end",
             "bytes": f"2 * octet_length({c}) || ':' || encode({c}, 'hex')",
         }.get(column.kind, f"octet_length({c}_text) || ':' || {c}_text")
-        spelled.append(f"coalesce({written}, '~')" if column.nullable else f"({written})")
+        # Without more brackets than needed: what they hold would be joined first, and copied once more.
+        spelled.append(f"coalesce({written}, '~')" if column.nullable or column.kind == "bool" else written)
     names = ", ".join(column.name for column in table.columns)
-    hashed = f"encode(sha256(convert_to({' || '.join(spelled)}, 'UTF8')), 'hex')"
+    hashed = f"sha256(convert_to({' || '.join(spelled)}, 'UTF8'))"
     return (
         f"select {key}{hashed} as hash from (select {names}, {', '.join(texts)} from {table.name}{where}) {table.name}"
     )

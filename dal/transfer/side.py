@@ -1,6 +1,6 @@
 """One database of a transfer, whichever dialect it is: what is asked of it, and the statements that both understand.
 
-A side has a connection of its own and blocks; a thread that works beside another has a side of its own, ``another()``.
+A side has a connection of its own and blocks; a process that works beside another opens it again, ``reopening``.
 Statements are written with ``?``; names in them come from the inventory alone.
 """
 
@@ -11,6 +11,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from datetime import datetime
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from types import MappingProxyType
@@ -21,7 +22,7 @@ from dal.core.schema import Schema
 from dal.errors import ConstraintViolated, Invalid, InvalidState, SchemaError
 from dal.settings import Settings
 from dal.transfer.inventory import Reference, Table, inventory
-from dal.transfer.values import Digest, Form, Note, Row, is_clean
+from dal.transfer.values import Checker, Digest, Form, Row, is_clean
 
 Key = list[Any]
 State = Literal["loading", "held", "done"]
@@ -93,8 +94,6 @@ class Side(ABC):
     # --- what a dialect says in its own way ---
 
     @abstractmethod
-    def another(self) -> Side: ...
-    @abstractmethod
     def close(self) -> None: ...
     @abstractmethod
     def schema(self) -> Schema: ...
@@ -119,6 +118,13 @@ class Side(ABC):
         """No other process loads into this database meanwhile. Raises InvalidState if one does."""
 
     @abstractmethod
+    def beside(self) -> AbstractContextManager[None]:
+        """Load for a process that is ``alone``. As long as one does, and should that process be gone, nobody else is.
+
+        Raises InvalidState where there is but one writer.
+        """
+
+    @abstractmethod
     def in_order(self, table: Table, column: str) -> str:
         """The column as it is ordered and compared: text by its bytes."""
 
@@ -139,8 +145,8 @@ class Side(ABC):
         """Raise CorruptDatabase for a database that is damaged, as far as it can be seen soon."""
 
     @abstractmethod
-    def check(self, form: Form, row: Row, note: Note) -> Row:
-        """A row that was read, as it travels. Raises Refused."""
+    def checker(self, form: Form) -> Checker:
+        """What makes of a row that was read one as it travels. It raises Refused."""
 
     @abstractmethod
     def digest(self, table: Table, rows: Range) -> Digest: ...
@@ -189,6 +195,11 @@ class Side(ABC):
 
     def __exit__(self, *error: object) -> None:
         self.close()
+
+    @property
+    def reopening(self) -> Callable[[], Side]:
+        """What opens the same database again, in another process."""
+        return partial(type(self), self.settings, self.clock)
 
     def now(self) -> str:
         return instant_text(self.clock(), "clock")

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from operator import itemgetter
+from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 import msgspec
@@ -13,7 +16,7 @@ from dal.errors import Invalid, InvalidState
 from dal.transfer.folder import QUARANTINE, FileEntry, Folder, last_keys
 from dal.transfer.inventory import Reference, Table, inventory
 from dal.transfer.side import Batch, Held, Range, Side, without_parent
-from dal.transfer.values import QUARANTINED, Digest, Form, Note, Refused, Row
+from dal.transfer.values import QUARANTINED, Checker, Digest, Form
 
 _decode = msgspec.json.Decoder(list[Any]).decode
 
@@ -42,8 +45,8 @@ class Source(Protocol):
         """The rows of a batch, to be checked. Raises Invalid at the end for a file that is not what it should be."""
         ...
 
-    def check(self, form: Form, row: Any, note: Note) -> Row:
-        """A row as it travels. Raises Refused."""
+    def checker(self, form: Form) -> Checker:
+        """What makes of a row of ``rows`` one as it travels."""
         ...
 
     def count(self, table: Table) -> int: ...
@@ -58,7 +61,11 @@ class Source(Protocol):
     def confirm(self) -> None:
         """Raise InvalidState if the source may have changed meanwhile."""
 
-    def another(self) -> Source: ...
+    @property
+    def reopening(self) -> Callable[[], Source]:
+        """What opens the same rows again, in another process."""
+        ...
+
     def close(self) -> None: ...
 
 
@@ -83,13 +90,16 @@ class FolderSource:
 
     def rows(self, job: Job) -> Iterator[Any]:
         assert job.entry
-        places, last, upto, is_ordered = job.table.places(), job.range.after, job.range.upto, True
+        decode, key_of, is_ordered = _decode, itemgetter(*job.table.places()), True
+        after, upto = (key and (tuple(key) if len(key) > 1 else key[0]) for key in job.range)  # as key_of gives it
+        last: Any = after
         for line in self.folder.lines(job.entry.file, job.entry.sha256):
             row: Any = line
             try:
-                row = _decode(line)
-                key = [row[place] for place in places]
-                is_ordered = is_ordered and (last is None or last <= key) and (upto is None or key <= upto)
+                row = decode(line)
+                key = key_of(row)
+                if (last is not None and key < last) or (upto is not None and key > upto):
+                    is_ordered = False
                 last = key
             except (msgspec.DecodeError, UnicodeDecodeError, IndexError, TypeError):
                 pass  # no row of this table, which the check will say
@@ -97,10 +107,8 @@ class FolderSource:
         if not is_ordered:
             raise self.folder.fault(job.entry.file, "has its rows in another order than an export, or another file's")
 
-    def check(self, form: Form, row: Any, note: Note) -> Row:
-        if type(row) is not list:
-            raise Refused("line", "not a JSON list")
-        return form.from_wire(row, note)
+    def checker(self, form: Form) -> Checker:
+        return form.from_wire
 
     def count(self, table: Table) -> int:
         return sum(entry.rows + entry.quarantined for entry in self.folder.entries[table.name])
@@ -128,8 +136,14 @@ class FolderSource:
     def confirm(self) -> None:
         pass
 
-    def another(self) -> FolderSource:
-        return self
+    @staticmethod
+    def at(path: Path) -> FolderSource:
+        """The export in a folder. Raises Invalid."""
+        return FolderSource(Folder(path))
+
+    @property
+    def reopening(self) -> Callable[[], FolderSource]:
+        return partial(FolderSource.at, self.folder.path)
 
     def close(self) -> None:
         pass
@@ -163,8 +177,8 @@ class SideSource:
     def rows(self, job: Job) -> Iterator[Any]:
         return self.side.read(job.table, job.range)
 
-    def check(self, form: Form, row: Any, note: Note) -> Row:
-        return self.side.check(form, row, note)
+    def checker(self, form: Form) -> Checker:
+        return self.side.checker(form)
 
     def count(self, table: Table) -> int:
         return self.side.count(table)
@@ -179,8 +193,14 @@ class SideSource:
         if self.is_fenced and self.side.standing() != self.standing:
             raise InvalidState("the source's fence was taken down meanwhile: it may have changed", found="unfenced")
 
-    def another(self) -> SideSource:
-        return SideSource(self.side.another(), self.name, self.plan, is_fenced=self.is_fenced)
+    @staticmethod
+    def again(side: Callable[[], Side], name: str, plan: str, is_fenced: bool) -> SideSource:
+        """The same database, opened once more."""
+        return SideSource(side(), name, plan, is_fenced=is_fenced)
+
+    @property
+    def reopening(self) -> Callable[[], SideSource]:
+        return partial(SideSource.again, self.side.reopening, self.name, self.plan, self.is_fenced)
 
     def close(self) -> None:
         self.side.close()

@@ -6,7 +6,7 @@ import fcntl
 import os
 import sqlite3
 from collections.abc import Callable, Generator, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from datetime import datetime
 from itertools import chain, islice
 from pathlib import Path
@@ -22,34 +22,29 @@ from dal.settings import Settings
 from dal.transfer.folder import written
 from dal.transfer.inventory import Table, inventory
 from dal.transfer.side import Key, Range, Side
-from dal.transfer.values import BadText, Digest, Form, Note, Refused, Row, Summing, form, raw_hex
+from dal.transfer.values import BadText, Checker, Digest, Form, Refused, Row, Summing, form, raw_hex
 
 _BATCH = 500  # rows to an executemany
 
 
 class SqliteSide(Side):
-    """SQLite as one side of a transfer. Every side of a process shares one file, which has one writer."""
+    """SQLite as one side of a transfer."""
 
     dialect = "sqlite"
 
-    def __init__(self, settings: Settings, clock: Callable[[], datetime], file: File | None = None) -> None:
-        """Opens the file, or another reader of it. Raises Invalid, SchemaError, CorruptDatabase, Unavailable."""
+    def __init__(self, settings: Settings, clock: Callable[[], datetime]) -> None:
+        """Opens the file. Raises Invalid, SchemaError, CorruptDatabase, Unavailable."""
         super().__init__(settings, clock)
-        self._shared = file is not None
-        self._file = file or File(settings)
+        self._file = File(settings)
         self._reader = self._file.take_reader()
         self._is_writing = False
-
-    def another(self) -> SqliteSide:
-        return SqliteSide(self.settings, self.clock, self._file)
 
     def close(self) -> None:
         if self._file.closed:
             return
         roll_back(self._reader)
         self._file.give_reader(self._reader)
-        if not self._shared:
-            self._file.close()
+        self._file.close()
 
     def schema(self) -> Schema:
         return Schema(SqliteDoor(self._file), load_catalog(self.settings), self.clock)
@@ -140,6 +135,9 @@ class SqliteSide(Side):
         finally:
             os.close(place)
 
+    def beside(self) -> AbstractContextManager[None]:
+        raise InvalidState("SQLite has one writer", found="one writer")
+
     def in_order(self, table: Table, column: str) -> str:
         return column
 
@@ -182,8 +180,8 @@ class SqliteSide(Side):
         finally:
             self._connection.text_factory = str
 
-    def check(self, form: Form, row: Row, note: Note) -> Row:
-        return form.from_sqlite(row, note)
+    def checker(self, form: Form) -> Checker:
+        return form.from_sqlite
 
     def digest(self, table: Table, rows: Range) -> Digest:
         summing = Summing()

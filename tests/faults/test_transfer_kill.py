@@ -101,10 +101,10 @@ def test_kill_9_of_the_tool(
     row = tally(f"kill -9 of dal {how}, {dialect}")
     shutil.copy(source, tmp_path / "source.db")
     here, there = f"sqlite:///{tmp_path / 'source.db'}", make_database(dialect)
-    words = ["move", here, there, "--batch-rows", str(BATCH)]
+    words = ["move", here, there, "--batch-rows", str(BATCH), "--workers", "2"]
     if how == "import":
         moving.export_to(settings(here), tmp_path / "export", size=BATCH)
-        words = ["import", str(tmp_path / "export"), "--url", there]
+        words = ["import", str(tmp_path / "export"), "--url", there, "--workers", "2"]
     chance = random.Random(f"{dialect} {how}")
     wanted, lines = rounds(2, 13), 0
     while row.rounds < wanted:
@@ -163,7 +163,7 @@ def test_kill_9_of_the_server_that_is_loaded(
     chance = random.Random(7)
     with Server.start() as server:
         there = server.create_database("loaded")
-        words = ["move", here, there, "--batch-rows", str(BATCH)]
+        words = ["move", here, there, "--batch-rows", str(BATCH), "--workers", "2"]
         lines = 0
         for _ in range(rounds(1, 10)):
             process = begun(*words)
@@ -193,7 +193,7 @@ def test_a_second_loader_is_refused_and_a_paused_one_goes_on(
     for dialect in ("sqlite", "postgres"):
         shutil.copy(source, tmp_path / f"{dialect}.db")
         here, there = f"sqlite:///{tmp_path / f'{dialect}.db'}", make_database(dialect)
-        words = ["move", here, there, "--batch-rows", str(BATCH)]
+        words = ["move", here, there, "--batch-rows", str(BATCH), "--workers", "2"]
         first = begun(*words)
         while first.poll() is None and batches(there) < 3:
             time.sleep(0.01)

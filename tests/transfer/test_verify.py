@@ -106,7 +106,7 @@ def other_value(column: Column, value: Any) -> Any:
 @pytest.mark.parametrize("table", inventory(), ids=lambda table: table.name)
 def test_every_altered_column_is_found(pair: Pair, table: Table) -> None:
     row = next(pair.source.read(table, Range()))
-    row = pair.source.check(form(table), row, lambda rule, column: None)
+    row = pair.source.checker(form(table))(row, lambda rule, column: None)
     key = form(table).key(row)
     assert pair.differences(table) == []
     where = " and ".join(f"{name} = {pair.target.bound(table, name)}" for name in table.key)
@@ -127,7 +127,7 @@ def test_every_altered_column_is_found(pair: Pair, table: Table) -> None:
 @pytest.mark.parametrize("table", inventory(), ids=lambda table: table.name)
 def test_a_row_that_is_missing_or_too_many_is_found(pair: Pair, table: Table) -> None:
     shape = form(table)
-    rows = [pair.source.check(shape, row, lambda rule, column: None) for row in pair.source.read(table, Range())]
+    rows = [pair.source.checker(shape)(row, lambda rule, column: None) for row in pair.source.read(table, Range())]
     row = rows[len(rows) // 2]
     key = json.dumps(shape.key(row))
     where = " and ".join(f"{name} = {pair.target.bound(table, name)}" for name in table.key)
