@@ -35,7 +35,8 @@ Accept = Annotated[
     typer.Option(
         "--accept-quarantine",
         metavar="N",
-        help="Be content with N rows in quarantine, exactly; see what they are with --dry-run first.",
+        help="Be content with N rows in quarantine, exactly. --dry-run shows what would not pass, but not rows that "
+        "the target refuses or that lose their parent: the first load tells the whole number.",
     ),
 ]
 Workers = Annotated[

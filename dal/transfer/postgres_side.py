@@ -20,7 +20,7 @@ from dal.errors import FENCED, CorruptDatabase, InvalidState, Unavailable
 from dal.settings import Settings
 from dal.transfer.inventory import Table, inventory
 from dal.transfer.side import Key, Range, Side
-from dal.transfer.values import Checker, Digest, Form, Refused, Row
+from dal.transfer.values import POSTGRES_EPOCH, Checker, Digest, Form, Refused, Row
 
 _HEADER = b"PGCOPY\n\xff\r\n\0" + bytes(8)
 _CHUNK = 256 * 1024
@@ -154,15 +154,47 @@ class PostgresSide(Side):
 
     def digest(self, table: Table, rows: Range) -> Digest:
         where, values = self.within(table, rows)
-        hashed = _hashed(table, f"{_ONCE}, ", where)
-        row = self.ask(f"select count(*), {_SUMS} from ({hashed}) h", *values)[0]
+        hashed = self._hashed(table, f"{_ONCE}, ", where)
+        sums = ", ".join(f"sum({self._int8(f'substr(h.hash, {at}, 8)')})" for at in (1, 9))
+        row = self.ask(f"select count(*), {sums} from ({hashed}) h", *values)[0]
         return Digest().plus(row[0], int(row[1] or 0), int(row[2] or 0))
 
     def row_digests(self, table: Table, rows: Range) -> Iterator[tuple[Key, Digest]]:
         where, values = self.within(table, rows)
         key = "".join(f"{self.shown(table, name)}, " for name in table.key)
-        for row in self._stream(_hashed(table, key, where) + self.ordered(table), values):
+        for row in self._stream(self._hashed(table, key, where) + self.ordered(table), values):
             yield list(row[:-1]), Digest.of_hash(row[-1])
+
+    def _int8(self, eight: str) -> str:
+        """Eight bytes as the bigint that they are; the cast came with 18 and is a tenth of a digest's time faster."""
+        if self._connection.info.server_version >= 180000:
+            return f"{eight}::bigint"
+        return f"('x' || encode({eight}, 'hex'))::bit(64)::bigint"
+
+    def _hashed(self, table: Table, key: str, where: str) -> str:
+        """A query for ``key`` and the SHA-256 of each row's canonical encoding: that of dal.digests.canonical."""
+        spelled, texts = [], [_ONCE]
+        for column in table.columns:
+            c = column.name
+            if column.kind == "json":
+                texts.append(f"{c}::text as {c}_text")
+            elif column.kind == "timestamptz":
+                micros = f"({self._int8(f'timestamptz_send({c})')} + {POSTGRES_EPOCH})::text"
+                texts.append(f"case when isfinite({c}) then {micros} when {c} is not null then 'none' end as {c}_text")
+            written = {
+                "uuid": f"'32:' || replace({c}::text, '-', '')",
+                "text": f"octet_length({c}) || ':' || {c}",
+                "int": f"length({c}::text) || ':' || {c}::text",
+                "float": f"'16:' || encode(float8send({c}), 'hex')",
+                "bool": f"case when {c} then '1:t' when not {c} then '1:f' end",
+                "bytes": f"2 * octet_length({c}) || ':' || encode({c}, 'hex')",
+            }.get(column.kind, f"octet_length({c}_text) || ':' || {c}_text")
+            # Without more brackets than needed: what they hold would be joined first, and copied once more.
+            spelled.append(f"coalesce({written}, '~')" if column.nullable or column.kind == "bool" else written)
+        names = ", ".join(column.name for column in table.columns)
+        hashed = f"sha256(convert_to({' || '.join(spelled)}, 'UTF8'))"
+        inner = f"select {names}, {', '.join(texts)} from {table.name}{where}"
+        return f"select {key}{hashed} as hash from ({inner}) {table.name}"
 
     def load(self, form: Form, rows: Iterator[Row]) -> None:
         packed = form.packed
@@ -272,32 +304,3 @@ def _copy(table: Table) -> bytes:
 # A subquery with a volatile function in its list is not taken apart by the planner, which would write what it computes
 # wherever it is used, and compute it there each time. One with OFFSET 0 is not, either, but keeps parallel workers off.
 _ONCE = "clock_timestamp() as once"
-# Of bytes, not of their hex: in text PostgreSQL looks for where each character begins.
-_SUMS = ", ".join(f"sum(('x' || encode(substr(h.hash, {at}, 8), 'hex'))::bit(64)::bigint)" for at in (1, 9))
-
-
-def _hashed(table: Table, key: str, where: str) -> str:
-    """A query for ``key`` and the SHA-256 of each row's canonical encoding: that of dal.digests.canonical."""
-    spelled, texts = [], [_ONCE]
-    for column in table.columns:
-        c = column.name
-        if column.kind == "json":
-            texts.append(f"{c}::text as {c}_text")
-        elif column.kind == "timestamptz":
-            micros = f"(extract(epoch from {c}) * 1000000)::bigint::text"
-            texts.append(f"case when isfinite({c}) then {micros} when {c} is not null then 'none' end as {c}_text")
-        written = {
-            "uuid": f"'32:' || replace({c}::text, '-', '')",
-            "text": f"octet_length({c}) || ':' || {c}",
-            "int": f"length({c}::text) || ':' || {c}::text",
-            "float": f"'16:' || encode(float8send({c}), 'hex')",
-            "bool": f"case when {c} then '1:t' when not {c} then '1:f' end",
-            "bytes": f"2 * octet_length({c}) || ':' || encode({c}, 'hex')",
-        }.get(column.kind, f"octet_length({c}_text) || ':' || {c}_text")
-        # Without more brackets than needed: what they hold would be joined first, and copied once more.
-        spelled.append(f"coalesce({written}, '~')" if column.nullable or column.kind == "bool" else written)
-    names = ", ".join(column.name for column in table.columns)
-    hashed = f"sha256(convert_to({' || '.join(spelled)}, 'UTF8'))"
-    return (
-        f"select {key}{hashed} as hash from (select {names}, {', '.join(texts)} from {table.name}{where}) {table.name}"
-    )

@@ -187,7 +187,7 @@ def _size(text: str, column: str) -> int:
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
-_POSTGRES_EPOCH = 946_684_800_000_000  # 2000-01-01 in microseconds since 1970
+POSTGRES_EPOCH = 946_684_800_000_000  # 2000-01-01 in microseconds since 1970
 _UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}").fullmatch
 _INSTANT = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z", re.ASCII).fullmatch
 _HEX = re.compile(r"(?:[0-9a-f]{2})*").fullmatch
@@ -361,7 +361,7 @@ _SCOPE: dict[str, Any] = {
     "is_hex": _HEX, "isfinite": math.isfinite, "micros": micros,
     "jsonb": lambda text: jsonb_text(_decode(text)), "float_hex": lambda value: struct.pack(">d", value).hex(),
     "unhex": bytes.fromhex, "size": struct.Struct(">i").pack, "int8": struct.Struct(">iq").pack,
-    "float8": struct.Struct(">id").pack, "EPOCH": _POSTGRES_EPOCH,
+    "float8": struct.Struct(">id").pack, "EPOCH": POSTGRES_EPOCH,
 }  # fmt: skip
 
 

@@ -108,7 +108,7 @@ def test_kill_9_of_the_tool(
     chance = random.Random(f"{dialect} {how}")
     wanted, lines = rounds(2, 13), 0
     while row.rounds < wanted:
-        lines += chance.randint(1, max(1, 140 // wanted))
+        lines += chance.randint(1, max(1, 110 // wanted))
         if not killed_at(begun(*words), there, lines, 60):
             break  # it had ended: nothing is left to kill
         row.rounds += 1

@@ -12,12 +12,14 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pytest
 
+import dal
 from dal import Settings
 from dal.errors import DiskFull, InvalidState, Unavailable
+from dal.transfer import loading, moving
 from dal.transfer.moving import open_side, open_target
 from dal.transfer.workers import can_be_shared, share
 
@@ -135,3 +137,23 @@ def test_nobody_loads_before_those_of_a_dead_loader_are_done(make_database: Call
         ended.join()
     with open_side(settings) as leader, leader.alone():
         pass
+
+
+@pytest.mark.parametrize(("worth", "processes"), [(0, [2]), (1_000, [])])
+def test_two_load_where_there_is_enough(
+    worth: int, processes: list[int], tmp_path: Path, make_database: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here, there = Settings.from_url(f"sqlite:///{tmp_path / 'a.db'}"), Settings.from_url(make_database("postgres"))
+    with dal.connect(here) as db:
+        for number in range(30):
+            db.workflows.create(f"flow {number}", actor="ann")
+    asked = list[int]()
+
+    def noticed(work: Any, tasks: Any, count: int) -> Iterator[Any]:
+        asked.append(count)
+        return share(work, tasks, count)
+
+    monkeypatch.setattr(loading, "share", noticed)
+    monkeypatch.setattr(loading, "_WORTH_IT", worth)
+    report = moving.move(here, there, size=7)
+    assert (asked, report.state, report.loaded["workflows"]) == (processes, "done", 30)
