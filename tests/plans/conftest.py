@@ -15,6 +15,7 @@ from dal.dal import MODELS_BY_NAME
 from dal.guard import capture_postgres, capture_sqlite
 from dal.guard.capture import SIZES, Rows, Sources
 from dal.guard.scratch import private_sqlite
+from tests.cells import USUAL
 from tests.conftest import SERVERS
 
 MakeRows = Callable[[int], Rows]  # by version of PostgreSQL
@@ -50,6 +51,6 @@ def rows(pytestconfig: pytest.Config, sqlite_rows: dict[int, Path]) -> Iterator[
                 capture_postgres.fill(connection, catalog, Sources(), scale)
         return Rows(sqlite_rows, names)
 
-    yield make
+    yield lambda version: make(version or USUAL)
     for server, name in made:
         server.drop_database(name)
