@@ -279,10 +279,10 @@ class Side(ABC):
     # --- the ledger ---
 
     def last_transfer(self) -> Transfer | None:
-        """The transfer that began last."""
+        """The transfer that has not finished, of which there is one at most, or else the one that began last."""
         rows = self.ask(
             "select cast(id as text), source, fingerprint, state, cast(plan as text), cast(rebuild as text) "
-            "from dal_transfers order by started_at desc, id desc limit 1"
+            "from dal_transfers order by state = 'done', started_at desc, id desc limit 1"
         )
         return Transfer(*rows[0]) if rows else None
 

@@ -6,7 +6,6 @@ to a process's files.
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 import time
@@ -22,6 +21,7 @@ import dal
 from dal import Dal, DiskFull, Settings, Sync
 from dal.dal import utc_now
 from tests.cells import PATIENCE, Face, Loop, open_db
+from tests.disks import leave_room, mounted
 from tests.faults.whole import damage, dump, ids, query, refusal
 
 ROOT = Path(__file__).parents[2]
@@ -182,24 +182,8 @@ def test_of_writes_that_share_a_commit_those_without_room_alone_are_refused(
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
     """A file system of 6 MiB."""
-    place = tmp_path / "disk"
-    place.mkdir()
-    mounted = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=6m", "dal-test", str(place)], capture_output=True, text=True
-    )
-    if mounted.returncode != 0:
-        pytest.skip(f"mounting a small file system needs to be root here: {mounted.stderr.strip()}")
-    yield place
-    subprocess.run(["umount", "--lazy", str(place)], check=True)
-
-
-def leave_room(disk: Path, pages: int) -> None:
-    """Fill the file system but for so many pages."""
-    free = os.statvfs(disk)
-    size = (free.f_bavail - pages) * free.f_frsize
-    with open(disk / "filler", "wb") as filler:
-        if size > 0:
-            os.posix_fallocate(filler.fileno(), 0, size)
+    with mounted(tmp_path / "disk", "6m") as place:
+        yield place
 
 
 @pytest.mark.parametrize("face", ["sync", "async"])

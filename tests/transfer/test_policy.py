@@ -31,6 +31,7 @@ from tests.cells import PEPPERS, Dialect
 from tests.transfer.conftest import execute, settings_of
 from tests.transfer.loose import Text, change, double, loosen
 from tests.transfer.test_folder import FILES
+from tests.transfer.test_places import PLACES
 from tests.transfer.test_target import TARGETS
 
 MOVING = Path(__file__).resolve().parents[2] / "docs" / "moving.md"
@@ -407,7 +408,7 @@ def test_the_table_in_the_docs_is_what_was_seen() -> None:
     for case in sorted(CASES, key=lambda case: case.number):
         lines.append(f"| {case.what} | {case.sqlite} | {case.dry} | {case.loaded} |")
     lines += ["", "| done | what becomes of it |", "|---|---|"]
-    lines += [f"| {what} | {result} |" for what, result in [*FILES, *TARGETS]]
+    lines += [f"| {what} | {result} |" for what, result in [*FILES, *TARGETS, *PLACES]]
     text = MOVING.read_text("utf-8")
     before, _, rest = text.partition(BEGIN)
     _, _, after = rest.partition(END)
