@@ -6,7 +6,6 @@ They are ended by their connection: one that finds its leader gone, however that
 from __future__ import annotations
 
 import pickle
-import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterable, Iterator
@@ -42,16 +41,17 @@ def share(work: Work[T, R], tasks: Iterable[T], count: int) -> Iterator[R]:
 
     Whoever stops listening, or is stopped by an error, waits until each process has done what it is at.
     """
-    waiting = iter(tasks)
-    workers = [_Worker(work) for _ in range(count)]
-    listening = {worker.connection: worker for worker in workers}
+    waiting, workers = iter(tasks), list[_Worker]()
     try:
+        for _ in range(count):
+            workers.append(_Worker(work))
+        listening = {worker.connection: worker for worker in workers}
         while listening:
             for connection in wait(list(listening)):
                 worker = listening[connection]  # type: ignore[index]
                 answer = worker.answer()
                 try:
-                    worker.connection.send(next(waiting))
+                    worker.give(next(waiting))
                 except StopIteration:
                     del listening[worker.connection]
                 if answer is not None:
@@ -71,8 +71,14 @@ class _Worker:
                 [sys.executable, "-m", "dal.transfer.workers", str(theirs.fileno())],
                 pass_fds=[theirs.fileno()],
                 stdin=subprocess.DEVNULL,
+                process_group=0,  # Ctrl-C is for the leader, who lets each finish what it is at
             )
-        self.connection.send(work)
+        self.give(work)
+
+    def give(self, task: Any) -> None:
+        """Let it have its work, or a task. Of one that has ended, ``answer`` tells."""
+        with suppress(BrokenPipeError, ConnectionResetError):
+            self.connection.send(task)
 
     def answer(self) -> Any:
         """What came of its task; None that it is ready for the first."""
@@ -102,7 +108,6 @@ def _serve(connection: Connection) -> None:
 
 def main() -> None:
     """Do the work of a leader that is at the other end of this file descriptor."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the leader's
     with Connection(int(sys.argv[1])) as connection, suppress(EOFError, BrokenPipeError, ConnectionResetError):
         _serve(connection)
 
