@@ -73,8 +73,9 @@ def test_one_that_dies_is_told_from_one_that_is_done(tmp_path: Path) -> None:
 
 
 LEADER = """
-import sys
+import signal, sys
 from pathlib import Path
+signal.signal(signal.SIGINT, signal.default_int_handler)  # which a shell takes away from what it runs behind itself
 from dal.transfer.workers import share
 from tests.transfer.test_workers import Doing
 for answer in share(Doing(Path(sys.argv[1])), ["nap 0.02"] * 10_000, 2):
