@@ -196,6 +196,5 @@ def test_power_cuts_do_lose_something_where_commits_are_not_synced(cut_off: Call
 
 def test_power_cuts_do_damage_where_the_disk_only_says_that_it_has_synced(cut_off: Callable[[Given], Outcome]) -> None:
     """The control of damage: nothing but the order of its syncs keeps a file whole."""
-    seed = random.randrange(2**32)
-    outcome = cut_off(Given("full", 20, seed, cuts_of_a_life=20, lies=True))
-    assert outcome.damaged, f"seed {seed}"
+    seeds = [random.randrange(2**32) for _ in range(5)]  # most cuts do none: 20 of one seed may all be lucky
+    assert any(cut_off(Given("full", 20, seed, cuts_of_a_life=20, lies=True)).damaged for seed in seeds), seeds
