@@ -43,7 +43,7 @@ Workers = Annotated[
     int | None,
     typer.Option(
         "--workers", metavar="N", min=1, max=64,
-        help="Processes that load into PostgreSQL at once; by default 2, or 1 for few rows.",
+        help="Processes that load into PostgreSQL at once; by default 2, or 1 for few rows. 1 with --no-fence.",
     ),
 ]  # fmt: skip
 DryRun = Annotated[

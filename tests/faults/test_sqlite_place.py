@@ -19,6 +19,7 @@ import dal
 from dal import Invalid, Settings, Unavailable
 from dal.dal import utc_now
 from tests.cells import PATIENCE, Face, Loop, open_db
+from tests.disks import make_read_only, mounted
 from tests.faults.power import connect_through
 from tests.faults.whole import damage, refusal
 
@@ -28,18 +29,11 @@ ROOT = Path(__file__).parents[2]
 @pytest.fixture
 def read_only_disk(tmp_path: Path) -> Iterator[Path]:
     """A file system that holds a database, and takes no writes."""
-    place = tmp_path / "disk"
-    place.mkdir()
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "dal-test", str(place)], capture_output=True, text=True)
-    if mounted.returncode != 0:
-        pytest.skip(f"mounting a file system needs to be root here: {mounted.stderr.strip()}")
-    try:
+    with mounted(tmp_path / "disk", "20m") as place:
         with dal.connect(f"sqlite:///{place}/dal.db") as db:
             db.workflows.create("w", actor="ann")
-        subprocess.run(["mount", "-o", "remount,ro", str(place)], check=True)
+        make_read_only(place)
         yield place
-    finally:
-        subprocess.run(["umount", "--lazy", str(place)], check=True)
 
 
 @pytest.mark.parametrize("name", ["dal.db", "new.db", "new folder/new.db"])

@@ -130,7 +130,7 @@ def test_a_source_without_a_row(dialect: Dialect, make_empty: Callable[[Dialect]
 
 
 LARGE = """
-import resource, sqlite3, sys
+import resource, sys
 from dal.transfer import moving
 from tests.transfer.conftest import settings_of
 report = moving.move(settings_of(sys.argv[1]), settings_of(sys.argv[2]))
